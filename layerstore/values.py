@@ -1,0 +1,191 @@
+"""The values of the public face: frozen dataclasses, no behaviour, no I/O (floor 0)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What a blob is and how to address it (image-spec descriptor.md). Sizes in bytes."""
+
+    digest: str
+    size: int
+    media_type: str = "application/octet-stream"
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    artifact_type: str | None = None
+    platform: Mapping[str, object] | None = None
+    urls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One digest that a manifest names.
+
+    kind: `child` (needed; gc follows it downward and refuses to run when it is missing), `absent`
+    (named, but not here when it was put: non-distributable layers, platforms that were left out;
+    followed if it is here), `subject` (the referrer lives as long as the subject)."""
+
+    digest: str
+    kind: str = "child"
+    size: int = 0
+    media_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """A stored blob. `forms`: of plain, tar, gzip, raw. `stored_bytes`: its share on disk, or -1."""
+
+    digest: str
+    bytes: int
+    media_type: str
+    forms: tuple[str, ...]
+    stored_bytes: int = -1
+    new_bytes: int = 0
+    """What this put added to the store's files; 0 for what was known."""
+    diff_id: str | None = None
+    """Digest of the uncompressed tar, once it was verified by decoding."""
+    problem: str | None = None
+    """Why this layer does not decode, or does not match its diff_id; None when it is sound or was
+    not decoded yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A name that keeps an image alive."""
+
+    name: str
+    digest: str
+    size: int
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of an image or layer, as `ls` shows it. `mtime` in seconds since the epoch (float with
+    nanoseconds), `mode` permission bits, `type` one of file, dir, symlink, hardlink, char, block,
+    fifo, whiteout, other. `layer` counts from 0 (lowest)."""
+
+    path: str
+    type: str
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: float
+    linkname: str | None = None
+    layer: int = 0
+    devmajor: int = 0
+    devminor: int = 0
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """An image in the store. `bytes`: sum of the sizes of all blobs that it names (each once)."""
+
+    name: str
+    digest: str
+    media_type: str
+    bytes: int
+    created: str | None = None
+    platform: str | None = None
+    new_bytes: int = 0
+    blobs: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step of a long work. `unit` is `bytes` or `blobs`; `total` is 0 while unknown."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str = "bytes"
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class GCReport:
+    """What a gc did. `pending_bytes` is dead but still held back by a running operation."""
+
+    dry_run: bool
+    condemned_chunks: int
+    freed_bytes: int
+    pending_bytes: int
+    removed_blobs: int
+    seconds: float
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One damaged blob: which form, why, the images that need it, the paths that are hit."""
+
+    digest: str
+    form: str
+    reason: str
+    refs: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a check found. `repaired` holds digests that were healed."""
+
+    ok: bool
+    damaged: tuple[Damage, ...]
+    repaired: tuple[str, ...]
+    checked_bytes: int
+    seconds: float
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCost:
+    """What one image costs on disk: bytes that only it holds, bytes it shares, bytes that untag
+    and `gc --aggressive` would give back."""
+
+    name: str
+    digest: str
+    alone: int
+    shared: int
+    freed_if_removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What is kept and what it costs, in bytes. `total` is what `du` counts for the directory."""
+
+    images: int
+    blob_count: int
+    blob_bytes: int
+    layer_count: int
+    layer_tar_bytes: int
+    layer_entries: int
+    chunk_count: int
+    chunk_bytes: int
+    forms: Mapping[str, int]
+    packs: int
+    raw: int
+    unpacked: int
+    index: int
+    total: int
+    dead_bytes: int
+    alone: int = 0
+    shared: int = 0
+    per_image: tuple[ImageCost, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseInfo:
+    """A lease. `ttl` in seconds (None: until it is dropped), `left` seconds to go."""
+
+    id: str
+    ttl: float | None
+    left: float | None
+    digests: tuple[str, ...] = ()
