@@ -85,7 +85,8 @@ def main(out: Path) -> None:
     run(store, "cat", "app:v3", "/srv/app/main.py")
     run(store, "export", *(f"app:{v}" for v in app_images.VERSIONS), f"oci:{exported}")
 
-    given, came = blobs(exported), {}
+    given = blobs(exported)
+    came: dict[str, int] = {}
     for version in app_images.VERSIONS:
         came |= blobs(images / version)
     if given != came:
@@ -102,16 +103,15 @@ def main(out: Path) -> None:
 
     layers = sum(image["bytes"] for image in taken.values())
     print(f"\n{'image':8}{'its blobs':>14}{'new in store':>15}{'held alone':>14}{'shared':>14}")
-    for version, image in taken.items():
+    for image in taken.values():
         cost = costs[image["name"]]
         cells = image["bytes"], image["new_bytes"], cost.alone, cost.shared
         print(
             f"{image['name']:8}"
             + "".join(f"{mb(n):>{w}}" for n, w in zip(cells, WIDTHS, strict=True))
         )
-    print(
-        f"\nThree images of {mb(layers)} took {mb(on_disk)} of disk; without the first: {mb(du(store))}."
-    )
+    print(f"\nThree images of {mb(layers)} took {mb(on_disk)} of disk", end="; ")
+    print(f"without the first it is {mb(du(store))}.")
     print(f"Done in {time.monotonic() - started:.0f} s; everything is in {out}/.")
 
 
