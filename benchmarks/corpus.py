@@ -1,27 +1,28 @@
-"""Corpora: reads an OCI layout as the benchmarks need it, and makes its uncompressed twin.
+"""Corpora: reads an OCI layout as the benchmarks need it, and makes its plain or gzip twin.
 
-`python benchmarks/corpus.py uncompress SRC DST` copies the layout SRC to DST with every gzip or
-zstd layer replaced by its tar; manifests are written anew, so that the layers' digests are the
-diff_ids of the configs (checked while they are inflated). Layers shared in SRC are shared in DST.
+`python -m benchmarks.corpus plain SRC... DST` writes a layout with every layer as uncompressed tar;
+the layers' digests are then the diff_ids of the configs, checked while they are inflated. `gzip`
+does the inverse. Layers that SRC shares, DST shares.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import zstandard
-from isal import igzip
 
 REF_NAME = "org.opencontainers.image.ref.name"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 
@@ -83,9 +84,9 @@ class Layout:
 def inflated(path: Path, media_type: str) -> BinaryIO:
     """The tar in a layer blob, as a stream."""
     if media_type.endswith("gzip"):
-        return igzip.open(path, "rb")  # type: ignore[no-any-return]
+        return cast(BinaryIO, gzip.open(path, "rb"))
     if media_type.endswith("zstd"):
-        return zstandard.open(path, "rb")  # type: ignore[return-value]
+        return cast(BinaryIO, zstandard.open(path, "rb"))
     return path.open("rb")
 
 
@@ -94,64 +95,70 @@ def blocks(stream: BinaryIO, size: int = 1 << 20) -> Iterator[bytes]:
         yield block
 
 
-def _put(layout: Path, data: bytes) -> tuple[str, int]:
-    """Stores a document; its digest and size."""
+def put_json(layout: Path, document: object, media_type: str) -> dict[str, Any]:
+    """Stores a document; its descriptor."""
+    data = json.dumps(document, separators=(",", ":")).encode()
     hexdigest = hashlib.sha256(data).hexdigest()
     (layout / "blobs/sha256" / hexdigest).write_bytes(data)
-    return f"sha256:{hexdigest}", len(data)
+    return {"mediaType": media_type, "digest": f"sha256:{hexdigest}", "size": len(data)}
 
 
-def uncompress(source: Path, target: Path) -> None:
-    """Writes the uncompressed twin of `source` to `target`; layers that are there stay."""
-    layout = Layout(source)
+def _inflate(blob: Path, layer: Layer, blobs: Path) -> dict[str, Any]:
+    """Stores the tar of a layer, checked against its diff_id; the descriptor."""
+    partial, h = blobs / "partial", hashlib.sha256()
+    with inflated(blob, layer.media_type) as stream, partial.open("wb") as out:
+        for block in blocks(stream):
+            h.update(block)
+            out.write(block)
+    digest = f"sha256:{h.hexdigest()}"
+    if digest != layer.diff_id:
+        raise SystemExit(f"{blob}: inflates to {digest}, not {layer.diff_id}")
+    os.rename(partial, blobs / h.hexdigest())
+    return {"mediaType": LAYER, "digest": digest, "size": (blobs / h.hexdigest()).stat().st_size}
+
+
+def _deflate(blob: Path, layer: Layer, blobs: Path) -> dict[str, Any]:
+    """Stores a layer as gzip; the descriptor."""
+    partial = blobs / "partial"
+    with inflated(blob, layer.media_type) as stream, gzip.open(partial, "wb", 6) as out:
+        shutil.copyfileobj(stream, out, 1 << 20)
+    with partial.open("rb") as f:
+        hexdigest = hashlib.file_digest(f, "sha256").hexdigest()
+    os.rename(partial, blobs / hexdigest)
+    size = (blobs / hexdigest).stat().st_size
+    return {"mediaType": f"{LAYER}+gzip", "digest": f"sha256:{hexdigest}", "size": size}
+
+
+def convert(sources: Sequence[Path], target: Path, *, compress: bool) -> None:
+    """Writes one layout with all images of `sources`, every layer of it as gzip or as plain tar."""
     blobs = target / "blobs/sha256"
-    blobs.mkdir(parents=True, exist_ok=True)
-    sizes: dict[str, int] = {}
+    blobs.mkdir(parents=True)
+    made: dict[str, dict[str, Any]] = {}
     entries: list[dict[str, Any]] = []
-    for image in layout.images():
-        for layer in image.layers:
-            done = blobs / layer.diff_id.partition(":")[2]
-            if not done.exists():
-                partial = done.with_suffix(".partial")
-                h = hashlib.sha256()
-                blob = layout.blob(layer.digest)
-                with inflated(blob, layer.media_type) as stream, partial.open("wb") as out:
-                    for block in blocks(stream):
-                        h.update(block)
-                        out.write(block)
-                if f"sha256:{h.hexdigest()}" != layer.diff_id:
-                    raise SystemExit(f"{blob}: inflates to {h.hexdigest()}, not {layer.diff_id}")
-                os.rename(partial, done)
-            sizes[layer.diff_id] = done.stat().st_size
-        manifest = layout.json(image.digest)
-        manifest["layers"] = [
-            {"mediaType": LAYER, "digest": x.diff_id, "size": sizes[x.diff_id]}
-            for x in image.layers
-        ]
-        shutil.copyfile(layout.blob(image.config), blobs / image.config.partition(":")[2])
-        digest, size = _put(target, json.dumps(manifest, separators=(",", ":")).encode())
-        entries.append(
-            {
-                "mediaType": MANIFEST,
-                "digest": digest,
-                "size": size,
-                "annotations": {REF_NAME: image.tag},
-            }
-        )
-        size = sum(sizes[x.diff_id] for x in image.layers)
-        print(f"{image.tag}: {size / 1e6:.1f} MB", flush=True)
+    for layout in map(Layout, sources):
+        for image in layout.images():
+            for layer in image.layers:
+                if layer.diff_id not in made:
+                    make = _deflate if compress else _inflate
+                    made[layer.diff_id] = make(layout.blob(layer.digest), layer, blobs)
+            manifest = layout.json(image.digest)
+            manifest["layers"] = [made[layer.diff_id] for layer in image.layers]
+            shutil.copyfile(layout.blob(image.config), blobs / image.config.partition(":")[2])
+            entry = put_json(target, manifest, MANIFEST)
+            entry["annotations"] = {REF_NAME: image.tag}
+            entries.append(entry)
+            print(f"{image.tag}: {sum(x['size'] for x in manifest['layers']) / 1e6:.1f} MB")
     (target / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": entries}))
     (target / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    verbs = parser.add_subparsers(required=True, dest="verb")
-    verb = verbs.add_parser("uncompress", help="write the uncompressed twin of a layout")
-    verb.add_argument("source", type=Path)
-    verb.add_argument("target", type=Path)
+    parser = argparse.ArgumentParser(description="Copies a layout with other layer compression")
+    parser.add_argument("compression", choices=["plain", "gzip"])
+    parser.add_argument("source", type=Path, nargs="+")
+    parser.add_argument("target", type=Path)
     args = parser.parse_args()
-    uncompress(args.source, args.target)
+    convert(args.source, args.target, compress=args.compression == "gzip")
 
 
 if __name__ == "__main__":
