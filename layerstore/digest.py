@@ -73,7 +73,9 @@ def hasher(algorithm: str = "sha256") -> Hasher:
         return hashlib.sha512(usedforsecurity=False)
     if algorithm == "blake3":
         return blake3()
-    raise InvalidInputError(f"digest algorithm {algorithm!r} is not known", reason="digest algorithm")
+    raise InvalidInputError(
+        f"digest algorithm {algorithm!r} is not known", reason="digest algorithm"
+    )
 
 
 def digest_of(data: bytes | memoryview, algorithm: str = "sha256") -> str:

@@ -1,0 +1,135 @@
+"""layerstore: an embeddable, content-addressed store for container image layers.
+
+    import layerstore
+
+    with layerstore.open("/var/lib/layerstore") as store:
+        store.import_image("oci:./layout:v1", name="app:1.2")
+
+One directory on disk, no daemon, several processes at once. What is in `__all__` is the public face;
+everything else may change. Names are loaded when they are first used, so that importing is cheap.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if sys.platform != "linux":
+    raise ImportError(
+        "layerstore runs on Linux only: it relies on Linux's file locks, hole punching and overlayfs"
+    )
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .errors import (
+        BusyError,
+        CancelledError,
+        CorruptError,
+        DigestMismatchError,
+        InvalidInputError,
+        LayerstoreError,
+        LimitError,
+        NotFoundError,
+        PermissionDeniedError,
+        StoreFullError,
+        UnsupportedError,
+    )
+    from .store import BlobWriter, Image, Lease, Store, open, rebuild_index
+    from .values import (
+        BlobInfo,
+        CheckReport,
+        Damage,
+        Descriptor,
+        Edge,
+        Entry,
+        GCReport,
+        ImageCost,
+        ImageInfo,
+        LeaseInfo,
+        Progress,
+        Ref,
+        Stats,
+    )
+
+_HOMES = {
+    "errors": (
+        "BusyError",
+        "CancelledError",
+        "CorruptError",
+        "DigestMismatchError",
+        "InvalidInputError",
+        "LayerstoreError",
+        "LimitError",
+        "NotFoundError",
+        "PermissionDeniedError",
+        "StoreFullError",
+        "UnsupportedError",
+    ),
+    "store": ("BlobWriter", "Image", "Lease", "Store", "open", "rebuild_index"),
+    "values": (
+        "BlobInfo",
+        "CheckReport",
+        "Damage",
+        "Descriptor",
+        "Edge",
+        "Entry",
+        "GCReport",
+        "ImageCost",
+        "ImageInfo",
+        "LeaseInfo",
+        "Progress",
+        "Ref",
+        "Stats",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BlobInfo",
+    "BlobWriter",
+    "BusyError",
+    "CancelledError",
+    "CheckReport",
+    "CorruptError",
+    "Damage",
+    "Descriptor",
+    "DigestMismatchError",
+    "Edge",
+    "Entry",
+    "GCReport",
+    "Image",
+    "ImageCost",
+    "ImageInfo",
+    "InvalidInputError",
+    "LayerstoreError",
+    "Lease",
+    "LeaseInfo",
+    "LimitError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "Progress",
+    "Ref",
+    "Stats",
+    "Store",
+    "StoreFullError",
+    "UnsupportedError",
+    "__version__",
+    "open",
+    "rebuild_index",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,72 @@
+"""What people type for durations, sizes and digests, as numbers and checked text.
+
+Each function raises argparse.ArgumentTypeError with a sentence that names the accepted forms.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from argparse import ArgumentTypeError
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?[smhdw])+")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]?)(i?b)?", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_DIGEST = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
+_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+_LONGEST = 100 * 365 * 86400.0  # a hundred years: more is a slip of the hand
+
+
+def duration(text: str) -> float:
+    """Seconds of `30s`, `10m`, `1h`, `2d`, `1w`, `1h30m`, or a plain number of seconds."""
+    text = text.strip()
+    if _NUMBER.fullmatch(text):
+        seconds = float(text)
+    elif _DURATION.fullmatch(text):
+        seconds = sum(float(n) * _SECONDS[unit] for n, unit in _PART.findall(text))
+    else:
+        raise ArgumentTypeError(f"{text!r} is no duration (write 30s, 10m, 1h, 2d or 1h30m)")
+    if not math.isfinite(seconds) or seconds > _LONGEST:
+        raise ArgumentTypeError(f"{text!r} is longer than a hundred years")
+    return seconds
+
+
+def positive_duration(text: str) -> float:
+    """A `duration` above zero."""
+    seconds = duration(text)
+    if seconds <= 0:
+        raise ArgumentTypeError(f"{text!r} is no time at all; it must be more than zero")
+    return seconds
+
+
+def size(text: str) -> int:
+    """Bytes of `10G`, `512M`, `1.5GiB` (powers of 1024), `10GB` (powers of 1000) or a number."""
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise ArgumentTypeError(f"{text!r} is no size (write 10G, 512M, 1.5GiB, 10GB or bytes)")
+    number, unit, suffix = found[1], found[2].lower(), (found[3] or "").lower()
+    if not unit and suffix == "ib":
+        raise ArgumentTypeError(f"{text!r} is no size (write 10G, 512M, 1.5GiB, 10GB or bytes)")
+    factor = (1000 if suffix == "b" else 1024) ** _POWER[unit]
+    value = int(number) * factor if number.isdigit() else int(float(number) * factor)
+    if value >= 1 << 63:
+        raise ArgumentTypeError(f"{text!r} is more than any store can hold")
+    return value
+
+
+def layer_number(text: str) -> int:
+    """The number of a layer, counted from 0 (the lowest)."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        raise ArgumentTypeError(f"{text!r} is no layer number (0 is the lowest layer)")
+    return int(text)
+
+
+def digest(text: str) -> str:
+    """A whole digest, `algorithm:hex`; whether the algorithm is known is the store's to say."""
+    if not _DIGEST.fullmatch(text):
+        raise ArgumentTypeError(
+            f"{text!r} is no digest (write it whole, as in sha256:… with all its digits)"
+        )
+    return text

@@ -1,0 +1,335 @@
+"""The verbs and their options: what can be typed, nothing of what it does.
+
+One table, `VERBS`, from which argparse parsers, help and completion are made. Global options may stand
+before or after the verb, options and arguments of a verb in any order. A verb names the room and the
+function that does it; `run` imports that room when the verb is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from . import arguments
+
+
+class UsageError(Exception):
+    """Wrong usage, with the usage line that would help."""
+
+    def __init__(self, message: str, program: str, usage: str) -> None:
+        super().__init__(message)
+        self.program = program
+        self.usage = usage
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One option or positional of a verb. `takes` tells completion what may stand there: image,
+    transport, file, digest, lease or nothing of these. `flag` options take no value."""
+
+    names: tuple[str, ...]
+    help: str
+    takes: str = ""
+    flag: bool = False
+    nargs: str | None = None
+    metavar: str | None = None
+    type: Callable[[str], Any] | None = None
+    choices: tuple[str, ...] = ()
+    default: Any = None
+
+    @property
+    def is_option(self) -> bool:
+        return self.names[0].startswith("-")
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A verb: `room` is the module of this package that does it, `run` the function there. A group
+    (`blob`, `lease`) has `verbs` of its own instead."""
+
+    name: str
+    help: str
+    room: str = ""
+    run: str = ""
+    arguments: tuple[Argument, ...] = ()
+    description: str = ""
+    verbs: tuple[Verb, ...] = field(default=())
+
+
+def _option(*names: str, help: str, **more: Any) -> Argument:
+    return Argument(names, help, **more)
+
+
+def _flag(*names: str, help: str) -> Argument:
+    return Argument(names, help, flag=True)
+
+
+def _image(nargs: str | None = None, help: str = "image: NAME[:TAG], NAME@DIGEST, or the first "
+           "8 or more digits of its digest") -> Argument:
+    return Argument(("name",), help, takes="image", nargs=nargs, metavar="NAME")
+
+
+def _transport(metavar: str = "TRANSPORT") -> Argument:
+    return Argument(
+        ("transport",),
+        "oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:REF]; FILE may be - for a pipe",
+        takes="transport",
+        metavar=metavar,
+    )
+
+
+_DIGEST = Argument(
+    ("digest",), "the whole digest", takes="digest", metavar="DIGEST", type=arguments.digest
+)
+_LAYER = _option(
+    "--layer",
+    help="one layer only, as it is (0 is the lowest)",
+    metavar="N",
+    type=arguments.layer_number,
+)
+
+GLOBAL = (
+    _option("--store", help="the store's directory", takes="directory", metavar="DIR"),
+    _flag("--json", help="one JSON document on stdout, errors as JSON on stderr"),
+    _option(
+        "--progress",
+        help="auto: on a terminal; plain: a line every few seconds; none",
+        choices=("auto", "plain", "none"),
+        default="auto",
+    ),
+    _option(
+        "--timeout",
+        help="how long to wait for others who use the store (30s, 2m; a number is seconds)",
+        metavar="SECONDS",
+        type=arguments.duration,
+    ),
+    _option(
+        "--lease",
+        help="hold what this command puts under this lease (or $LAYERSTORE_LEASE)",
+        takes="lease",
+        metavar="ID",
+    ),
+    _flag("-v", "--verbose", help="say more"),
+    _flag("-q", "--quiet", help="say less: results and errors only"),
+)
+
+_BLOB = (
+    Verb(
+        "cat", "write a blob's bytes to stdout, verified", "verbs_blobs", "cat", (_DIGEST,),
+    ),
+    Verb(
+        "put", "put a file as a blob, and print its digest", "verbs_blobs", "put",
+        (
+            Argument(("file",), "the file, or - for stdin", takes="file", metavar="FILE"),
+            _option("--digest", help="the digest that it must have", metavar="DIGEST",
+                    type=arguments.digest),
+            _option("--media-type", help="its media type (default: application/octet-stream)",
+                    metavar="TYPE", default="application/octet-stream"),
+        ),
+        "Without --lease the blob is held under a new lease of one hour, whose id is printed on "
+        "stderr (in the document with --json): name the blob in an image, or under a lease of "
+        "your own, before that has passed.",
+    ),
+    Verb("stat", "size, media type and forms of a blob", "verbs_blobs", "stat", (_DIGEST,)),
+    Verb("ls", "list all blobs", "verbs_blobs", "ls"),
+)
+
+_LEASE = (
+    Verb(
+        "create", "make a lease, and print its id", "verbs_leases", "create",
+        (_option("--ttl", help="how long it lives after its last use (default: 1h)",
+                 metavar="TIME", type=arguments.positive_duration, default=3600.0),),
+        "What other commands put under a lease (--lease ID or $LAYERSTORE_LEASE) is safe from gc "
+        "until the lease is removed or has not been used for its time. Setting the clock does not "
+        "shorten it.",
+    ),
+    Verb("ls", "list leases", "verbs_leases", "ls"),
+    Verb("rm", "remove leases; what they held goes with the next gc, unless something else needs it",
+         "verbs_leases", "rm",
+         (Argument(("id",), "the lease's id", takes="lease", nargs="+", metavar="ID"),)),
+)
+
+VERBS = (
+    Verb(
+        "import", "take an image into the store", "verbs_transfer", "import_",
+        (
+            _transport(),
+            Argument(("name",), "its name in the store (default: the one that the source carries)",
+                     nargs="?", metavar="NAME"),
+            _flag("--all", help="every image there; NAME is a prefix for their own tags"),
+            _flag("--defer", help="leave the optimising for later"),
+            _flag("--strict",
+                  help="refuse layers that do not decode or do not match their diff_id"),
+        ),
+    ),
+    Verb(
+        "export", "write images out of the store, with the same bytes and digests",
+        "verbs_transfer", "export",
+        (
+            Argument(("words",), "one or more images, then where to: oci:DIR[:TAG], "
+                     "oci-archive:FILE[:TAG] or docker-archive:FILE[:REF]", takes="image",
+                     nargs="+", metavar="NAME... TRANSPORT"),
+            _flag("--referrers", help="take signatures and attestations along"),
+        ),
+        "An existing layout is added to, atomically; what is there already stays as it is. Writers "
+        "of other programs are not shut out meanwhile: let none change the same layout.",
+    ),
+    Verb("images", "list the images", "verbs_images", "images"),
+    Verb(
+        "inspect", "what an image is made of", "verbs_images", "inspect",
+        (_image(), _flag("--raw", help="the manifest's exact bytes"),
+         _flag("--config", help="the config's exact bytes")),
+    ),
+    Verb("history", "how an image came to be", "verbs_images", "history", (_image(),)),
+    Verb(
+        "tag", "give an image another name", "verbs_images", "tag",
+        (_image(), Argument(("new",), "the further name, or the name to move", metavar="NEW")),
+    ),
+    Verb(
+        "untag", "remove names; what nothing else needs goes with the next gc", "verbs_images",
+        "untag", (_image(nargs="+"),),
+    ),
+    Verb(
+        "ls", "list files of an image, as a container would see them", "verbs_files", "ls",
+        (_image(), Argument(("path",), "list this file, or what is below this directory",
+                            nargs="?", metavar="PATH", default=""), _LAYER),
+    ),
+    Verb(
+        "cat", "write a file of an image to stdout", "verbs_files", "cat",
+        (_image(), Argument(("path",), "the file", metavar="PATH"), _LAYER),
+    ),
+    Verb("blob", "any blob by its digest: cat, put, stat, ls", verbs=_BLOB),
+    Verb("lease", "protect what commands put from gc: create, ls, rm", verbs=_LEASE),
+    Verb(
+        "gc", "free what nothing refers to", "verbs_maintenance", "gc",
+        (
+            _flag("--dry-run", help="say what would go, and remove nothing"),
+            _option("--max-time", help="stop after this long; the next gc goes on", metavar="TIME",
+                    type=arguments.positive_duration),
+            _option("--max-repack-size", help="rewrite at most this much to get space back",
+                    metavar="SIZE", type=arguments.size),
+            _flag("--aggressive", help="get back (nearly) every dead byte, at the price of "
+                  "rewriting more"),
+        ),
+        "Safe at any time, while others read and write. What a running command may still need is "
+        "counted as pending and goes with a later gc.",
+    ),
+    Verb(
+        "check", "verify the store, and repair it", "verbs_maintenance", "check",
+        (
+            _flag("--blocks", help="every checksum, at disk speed"),
+            _flag("--full", help="every chunk, and every blob's digest"),
+            _option("--max-time", help="stop after this long; the next check goes on from there",
+                    metavar="TIME", type=arguments.positive_duration),
+            _option("--repair-from", help="heal damage with bytes from there", takes="transport",
+                    metavar="TRANSPORT"),
+            _flag("--rebuild-index", help="first make the index anew, from the packs alone"),
+        ),
+        "Looks at the index, at lengths and at tables of contents, unless told to look deeper. "
+        "The exit status is 3 when damage was found and not repaired.",
+    ),
+    Verb(
+        "stats", "what is kept, what it costs, what was saved", "verbs_maintenance", "stats",
+        (_flag("--images", help="for each image: bytes held alone, shared, freed if removed"),),
+    ),
+    Verb(
+        "completion", "a completion script for a shell", "verbs_about", "completion",
+        (Argument(("shell",), "bash, zsh or fish", choices=("bash", "zsh", "fish")),),
+    ),
+    Verb("version", "versions of layerstore, its store format and Python", "verbs_about", "version"),
+)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as a page, with room for our longest option."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=96)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are exceptions, and whose text is made when it is asked for."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", _Formatter)
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, self.prog, self.format_usage())
+
+    def format_help(self) -> str:
+        from .examples import examples_of
+
+        return super().format_help() + examples_of(self.prog)
+
+
+class _VerbParser(_Parser):
+    """The parser of one verb: options and arguments in any order.
+
+    argparse gives each run of arguments to as many positionals as it satisfies, so that in
+    `ls NAME --layer 1 PATH` nothing would be left to take PATH; options first, then all arguments,
+    is the order that it understands."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        options, words = self._sorted(list(args or ()))
+        guarded = ["--", *words] if any(w.startswith("-") and w != "-" for w in words) else words
+        found, extra = super().parse_known_args([*options, *guarded], namespace)
+        if extra:
+            self.error(f"unrecognized arguments: {' '.join(extra)}")
+        return found, []
+
+    def _sorted(self, args: list[str]) -> tuple[list[str], list[str]]:
+        options: list[str] = []
+        words: list[str] = []
+        rest = iter(args)
+        for arg in rest:
+            if arg == "--":
+                words.extend(rest)
+            elif not arg.startswith("-") or arg == "-":
+                words.append(arg)
+            else:
+                options.append(arg)
+                action = self._option_string_actions.get(arg)
+                if action is not None and action.nargs is None:
+                    options.extend([next(rest)] if (value := next(rest, None)) is None else [value])
+        return options, words
+
+
+def build() -> argparse.ArgumentParser:
+    """The parser of the whole command line. The namespace that it makes has `room` and `run`."""
+    parser = _Parser(
+        prog="layerstore",
+        usage="layerstore [--store DIR] [--json] [--progress auto|plain|none] [--timeout SECONDS] "
+        "[-v|-q] VERB ...",
+        description="Keeps container images, every content once; gives back the same bytes.",
+    )
+    for argument in GLOBAL:
+        _add(parser, argument)
+    _add_verbs(parser, VERBS)
+    return parser
+
+
+def _add_verbs(parser: argparse.ArgumentParser, verbs: tuple[Verb, ...]) -> None:
+    group = parser.add_subparsers(metavar="VERB", title="verbs", required=True, dest="verb")
+    for verb in verbs:
+        made = group.add_parser(
+            verb.name,
+            help=verb.help,
+            description=verb.description or f"{verb.help[0].upper()}{verb.help[1:]}.",
+            **({} if verb.verbs else {"parser_class": _VerbParser}),
+        )
+        if verb.verbs:
+            _add_verbs(made, verb.verbs)
+            continue
+        for argument in verb.arguments:
+            _add(made, argument)
+        made.set_defaults(room=verb.room, run=verb.run)
+        common = made.add_argument_group("options of every verb")
+        for argument in GLOBAL:
+            # Not given after the verb must not undo what was given before it.
+            _add(common, argument, default=argparse.SUPPRESS)

@@ -1,0 +1,291 @@
+"""Bytes out of the store: a blob as a binary file, made from whatever form it is kept in.
+
+Blocks and pieces are verified by their checksums before a byte goes out; a read from beginning to
+end is also verified by the blob's own digest, and raises before its last bytes if they do not match
+(promise 5). Blocks are decoded ahead in the store's pool, the digest is computed beside.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+from ..core.split import Joiner
+from ..errors import CorruptError, InvalidInputError, NotFoundError
+from ..storage.operation import Operation, visible
+from ..storage.reading import Slice
+from ..storage.rows import PIECE, BlobRow, RawRow, Stream, serial_key
+from ..storage.index import Table
+from ..storage.storage import Storage
+from .hashpipe import HashPipe
+
+OUT = 1 << 20
+RING = 4
+"""Buffers that `chunks` fills in turn: one with the caller, the others being hashed or filled."""
+
+
+class BlobFile(io.RawIOBase):
+    """A blob as a binary file: `read`, `readinto`, `seek`, `tell`, `size`, `chunks`.
+
+    Reading in order from the start verifies the digest too. Holds its operation's epoch until it is
+    closed; a long reader renews it (rule 3)."""
+
+    def __init__(self, storage: Storage, digest: str, op: Operation | None = None) -> None:
+        super().__init__()
+        self._storage = storage
+        self._op: Operation | None = storage.operation()
+        try:
+            with storage.index.read() as snapshot:
+                # Within an operation that already found it, a condemned blob may still be read.
+                found = visible(storage, snapshot, digest, damaged=True)
+            if found is None:
+                raise NotFoundError(f"no blob {digest} in the store", digest=digest)
+        except BaseException:
+            self._op.close()
+            raise
+        self.digest = digest
+        self._serial, self.row = found
+        self.size = self.row.size
+        self._at = 0
+        self._source: Iterator[memoryview] | None = None
+        self._source_at = 0
+        self._rest: memoryview = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
+        if base + offset < 0:
+            raise InvalidInputError(f"cannot seek to {base + offset}")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        if not len(view) or self._at >= self.size:
+            return 0
+        if self._source is None or self._at != self._source_at:
+            self._restart()
+        while not len(self._rest):
+            piece = next(self._source, None)  # type: ignore[arg-type]
+            if piece is None:
+                return 0
+            self._rest = piece
+        n = min(len(view), len(self._rest))
+        view[:n] = self._rest[:n]
+        self._rest = self._rest[n:]
+        self._at += n
+        self._source_at = self._at
+        return n
+
+    def readall(self) -> bytes:
+        if self._at == 0:
+            return b"".join(bytes(piece) for piece in self.chunks())
+        return super().readall() or b""
+
+    def _restart(self) -> None:
+        self._rest = memoryview(b"")
+        self._source_at = self._at
+        if self._at == 0:
+            self._source = self._verified()
+        else:
+            self._source = self._from(self._at)
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The whole blob in pieces of up to 1 MiB, digest verified before the last one is given.
+        A piece is good only until the next one is asked for."""
+        yield from self._verified()
+
+    def _verified(self) -> Iterator[memoryview]:
+        algorithm = self.digest.partition(":")[0]
+        done = 0
+        with HashPipe([algorithm]) as hashes:
+            held: memoryview | None = None
+            busy: list[Future[None]] = []
+            for piece in assemble(self._storage, self._serial, self.row, busy):
+                if held is not None:
+                    yield held
+                future = hashes.feed(piece)
+                if future is not None:
+                    busy.append(future)
+                held = piece
+                done += len(piece)
+                if done & ((1 << 28) - 1) < len(piece):
+                    self._renew()
+            got = hashes.digests()[algorithm]
+            if done != self.size or got != self.digest:
+                raise CorruptError(
+                    f"blob {self.digest} reads as {got} ({done} of {self.size} bytes): it is damaged; "
+                    "run `layerstore check --full`, or put the same content again",
+                    digest=self.digest,
+                )
+            if held is not None:
+                yield held
+
+    def _from(self, offset: int) -> Iterator[memoryview]:
+        if self.row.raw is not None:
+            yield from raw_pieces(self._storage, self.row.raw, offset)
+            return
+        skipped = 0
+        for piece in assemble(self._storage, self._serial, self.row, []):
+            if skipped + len(piece) <= offset:
+                skipped += len(piece)
+                continue
+            yield piece[max(0, offset - skipped) :]
+            skipped += len(piece)
+
+    def _renew(self) -> None:
+        if self._op is None:
+            return
+        with self._storage.index.read() as snapshot:
+            found = visible(self._storage, snapshot, self.digest, damaged=True)
+            if found is not None and found[0] == self._serial:
+                self._op.renew(snapshot.sequence)
+
+    def close(self) -> None:
+        if self._op is not None:
+            self._op.close()
+            self._op = None
+        self._source = None
+        super().close()
+
+
+def assemble(
+    storage: Storage, serial: int, row: BlobRow, busy: list[Future[None]]
+) -> Iterator[memoryview]:
+    """The bytes of a blob in order. Buffers are used again in a ring of `RING`; `busy` collects the
+    futures of whoever still reads them (oldest first)."""
+    if row.inline is not None:
+        yield memoryview(row.inline)
+    elif row.tar is not None:
+        yield from _tar_pieces(storage, row, busy)
+    elif row.plain is not None:
+        for data, offset, size in storage.chunks.slices(storage.chunks.iter_runs(row.plain)):
+            yield memoryview(data)[offset : offset + size]
+    elif row.raw is not None:
+        yield from raw_pieces(storage, row.raw, 0)
+    else:
+        raise CorruptError(f"blob {row.digest} has no form", digest=row.digest)
+
+
+def raw_pieces(storage: Storage, serial: int, offset: int) -> Iterator[memoryview]:
+    """A raw file from `offset` on, each piece verified."""
+    with storage.index.read() as snapshot:
+        value = snapshot.get(Table.RAWS, serial_key(serial))
+    if value is None:
+        raise CorruptError(f"raw file {serial:012x} has no row", where=storage.raws.path(serial))
+    raw = RawRow.parse(value)
+    path = storage.raws.path(serial)
+    try:
+        file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed below)
+    except FileNotFoundError as e:
+        raise CorruptError(f"raw file {path} is missing", where=path) from e
+    with file:
+        at = offset // PIECE * PIECE
+        file.seek(at)
+        while at < raw.size:
+            data = file.read(OUT)
+            if not data:
+                raise CorruptError(
+                    f"raw file {path} ends at {at} of {raw.size} bytes", where=path, offset=at
+                )
+            view = memoryview(data)
+            while len(view) % PIECE and at + len(view) < raw.size:
+                more = file.read(PIECE - len(view) % PIECE)
+                if not more:
+                    break
+                data += more
+                view = memoryview(data)
+            for start in range(0, len(view), PIECE):
+                storage.raws.verify(raw, (at + start) // PIECE, view[start : start + PIECE], path)
+            skip = max(0, offset - at)
+            at += len(view)
+            yield view[skip:]
+
+
+class _Slices:
+    """Slices of content for the joiner, refilled as they are taken."""
+
+    def __init__(self, source: Iterator[Slice]) -> None:
+        self._source = source
+        self.ready: list[Slice] = []
+        self.first_offset = 0
+        self.ended = False
+        self._bytes = 0
+
+    def fill(self, want: int) -> None:
+        """At least `want` bytes, if there are that many."""
+        while self._bytes < want and not self.ended:
+            item = next(self._source, None)
+            if item is None:
+                self.ended = True
+                return
+            self.ready.append(item)
+            self._bytes += item[2]
+
+    def take(self, whole: int, offset: int) -> None:
+        self._bytes += self.first_offset - offset - sum(size for _, _, size in self.ready[:whole])
+        del self.ready[:whole]
+        self.first_offset = offset
+
+
+def _tar_pieces(storage: Storage, row: BlobRow, busy: list[Future[None]]) -> Iterator[memoryview]:
+    tar = row.tar
+    if tar is None:
+        raise CorruptError(f"blob {row.digest} has no tar form", digest=row.digest)
+    chunks = storage.chunks
+    joiner = Joiner()
+    heads = _bytes_of(storage, tar.head)
+    marks = _bytes_of(storage, tar.marks)
+    slices = _Slices(chunks.slices(chunks.iter_runs(tar.content)))
+    ring = [memoryview(bytearray(OUT)) for _ in range(RING)]
+    turn = 0
+    head, head_final = next(heads, b""), False
+    mark, mark_final = next(marks, b""), False
+    while True:
+        if not head_final and len(head) < OUT:
+            more = next(heads, None)
+            head_final = more is None
+            head = head + more if more else head
+        if not mark_final and len(mark) < OUT:
+            more = next(marks, None)
+            mark_final = more is None
+            mark = mark + more if more else mark
+        slices.fill(2 * OUT)
+        out = ring[turn]
+        if len(busy) >= RING - 1:
+            busy.pop(0).result()
+        result = joiner.run(
+            head, head_final, mark, mark_final, slices.ready, slices.first_offset, slices.ended, out
+        )
+        head = head[result.head_used :]
+        mark = mark[result.marks_used :]
+        slices.take(result.slices_used, result.slice_offset)
+        if result.out_len:
+            turn = (turn + 1) % RING
+            yield out[: result.out_len]
+        elif head_final and mark_final and slices.ended:
+            if head or mark or slices.ready:
+                raise CorruptError(
+                    f"blob {row.digest}: its header stream, marks and content do not fit",
+                    digest=row.digest,
+                )
+            return
+
+
+def _bytes_of(storage: Storage, stream: Stream) -> Iterator[bytes]:
+    """A stream's bytes in pieces of about 1 MiB at most."""
+    for data, offset, size in storage.chunks.slices(storage.chunks.iter_runs(stream)):
+        yield data[offset : offset + size]
+
+
+Opener = Callable[[str], BlobFile]

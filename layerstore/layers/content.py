@@ -1,0 +1,279 @@
+"""What the floors above see of blobs: put, have, open, name, and what refers to what.
+
+A put of a digest that is known costs a look-up and, the first time, a lease row. Puts of one digest
+by several processes take turns, so that the content is stored once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import BinaryIO
+
+from ..digest import parse, to_key
+from ..errors import CorruptError, LayerstoreError, LimitError, NotFoundError
+from ..storage import graph
+from ..storage.index import Table
+from ..storage.operation import Fenced, Staged, read_ref, visible
+from ..storage.operation import Operation as StorageOperation
+from ..storage.rows import BlobRow, to_number
+from ..storage.storage import Storage
+from ..values import BlobInfo, Edge, Ref
+from .assemble import BlobFile
+from .inflate import DEFAULT_LIMIT
+from .ingest import Wanted, ingest
+
+RETRIES = 5
+
+
+class Content:
+    """One for each open store."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    @contextlib.contextmanager
+    def operation(self) -> Iterator[Operation]:
+        """A context in which nothing that was found goes away."""
+        op = self.storage.operation()
+        try:
+            yield Operation(self, op)
+        finally:
+            op.close()
+
+
+class Operation:
+    """Puts and look-ups of one piece of work. Several threads may share it."""
+
+    def __init__(self, content: Content, op: StorageOperation) -> None:
+        self._content = content
+        self._storage = content.storage
+        self.op = op
+
+    # ---- looking ------------------------------------------------------------------------------
+
+    def have(self, digest: str) -> BlobInfo | None:
+        """A blob that is here, whole. A yes is a promise: the session holds it from now on."""
+        for _ in range(RETRIES):
+            found = self.op.find(digest)
+            if found is None:
+                return None
+            if self._storage.readonly or self.op.hold((found[0],)):
+                return _info(digest, found[1])
+        return None
+
+    def stat(self, digest: str) -> BlobInfo | None:
+        """The same without the promise, and of damaged blobs too."""
+        with self._storage.index.read() as snapshot:
+            found = visible(self._storage, snapshot, digest, damaged=True)
+        return None if found is None else _info(digest, found[1])
+
+    def have_layer(self, diff_id: str) -> tuple[str, ...]:
+        """Digests of stored blobs that are known to decode to this tar."""
+        prefix = to_key(diff_id)
+        out = []
+        with self._storage.index.read() as snapshot:
+            for key, _ in snapshot.items(Table.LAYERS, prefix):
+                row = graph.blob_row(snapshot, to_number(key[len(prefix) :]))
+                if row is not None and visible(self._storage, snapshot, row.digest):
+                    out.append(row.digest)
+        return tuple(out)
+
+    def edges(self, digest: str) -> tuple[Edge, ...]:
+        """What a manifest names. Raises NotFoundError."""
+        with self._storage.index.read() as snapshot:
+            found = visible(self._storage, snapshot, digest, damaged=True)
+            if found is None:
+                raise NotFoundError(f"no blob {digest} in the store", digest=digest)
+            return graph.edges_of(snapshot, found[0])
+
+    def referrers(self, digest: str) -> list[str]:
+        """Digests of the manifests whose subject is `digest`, sorted."""
+        with self._storage.index.read() as snapshot:
+            rows = [graph.blob_row(snapshot, s) for s in graph.referrers_of(snapshot, digest)]
+            return sorted(
+                r.digest
+                for r in rows
+                if r is not None and visible(self._storage, snapshot, r.digest)
+            )
+
+    # ---- putting ------------------------------------------------------------------------------
+
+    def put(
+        self,
+        source: BinaryIO | bytes | Iterable[bytes],
+        *,
+        digest: str | None = None,
+        size: int | None = None,
+        media_type: str = "application/octet-stream",
+        diff_id: str | None = None,
+        edges: Sequence[Edge] = (),
+        inspect: bool = True,
+        strict: bool = False,
+        aliases: Sequence[str] = (),
+        progress: Callable[[int], None] | None = None,
+        limit: int = DEFAULT_LIMIT,
+    ) -> BlobInfo:
+        """Stores a blob; durable, and held by the session, when it returns.
+
+        A digest that is known is answered without reading. Digest and size are verified while the
+        source is read; what was read of it is dropped on any error. Raises DigestMismatchError,
+        StoreFullError, and with `strict` InvalidInputError for a layer that does not decode."""
+        for name in (*aliases, *((diff_id,) if diff_id else ()), *((digest,) if digest else ())):
+            parse(name)
+        wanted = Wanted(
+            digest,
+            size,
+            media_type,
+            diff_id,
+            tuple(a for a in aliases if a != digest),
+            inspect,
+            strict,
+            layer=diff_id is not None or is_layer(media_type),
+            limit=limit,
+        )
+        if digest is None:
+            return self._store(source, wanted, edges, progress)
+        known = self._known(wanted, edges)
+        if known is not None:
+            return known
+        turn = int.from_bytes(parse(digest)[1][:8], "big")
+        with self._storage.put_lock(turn, self._storage.timeout):
+            known = self._known(wanted, edges)
+            if known is not None:
+                return known
+            return self._store(source, wanted, edges, progress)
+
+    def _known(self, wanted: Wanted, edges: Sequence[Edge]) -> BlobInfo | None:
+        digest = wanted.digest
+        if digest is None:
+            return None
+        found = self.op.find(digest)
+        if found is None:
+            found = self.op.revive(digest)
+            if found is None:
+                return None
+        serial, row = found
+        if wanted.size is not None and row.size != wanted.size:
+            return None
+        if any(alias not in row.digests for alias in wanted.aliases):
+            return None
+        if edges and self.edges(digest) != tuple(edges):
+            return None
+        if wanted.strict and row.problem is not None:
+            raise LayerstoreError(f"{digest}: {row.problem}", digest=digest)
+        if not self.op.hold((serial,)):
+            return None
+        info = _info(digest, row)
+        if wanted.diff_id is not None and row.diff_id not in (None, wanted.diff_id):
+            problem = f"the layer's diff_id is {row.diff_id}, the config says {wanted.diff_id}"
+            info = _info(digest, row, problem=problem)
+        return info
+
+    def _store(
+        self,
+        source: object,
+        wanted: Wanted,
+        edges: Sequence[Edge],
+        progress: Callable[[int], None] | None,
+    ) -> BlobInfo:
+        staged = ingest(self.op, source, wanted, progress)
+        staged.edges = tuple(edges)
+        try:
+            self._commit(staged)
+        except BaseException:
+            if staged.raw is not None and staged.row.raw is not None:
+                self._storage.drop_raw(staged.row.raw)
+            raise
+        grown = staged.raw.size if staged.fresh and staged.raw is not None else 0
+        grown += self._storage.take_appended()
+        digest = wanted.digest if wanted.digest is not None else staged.row.digest
+        return _info(digest, staged.row, new_bytes=grown)
+
+    def _commit(self, staged: Staged) -> None:
+        try:
+            self.op.commit((staged,))
+        except Fenced as e:
+            # What the blob was found to share was deleted although this operation's epoch should
+            # have held it: a lock was lost. Nothing dangling is committed.
+            raise LayerstoreError(
+                f"{staged.row.digest}: content that it shares was deleted meanwhile ({e}): "
+                "put it again",
+                digest=staged.row.digest,
+            ) from e
+
+    # ---- reading ------------------------------------------------------------------------------
+
+    def open(self, digest: str) -> BlobFile:
+        """A blob as a binary file. Raises NotFoundError."""
+        return BlobFile(self._storage, digest)
+
+    def read(self, digest: str, limit: int) -> bytes:
+        """A small blob whole, its digest verified. Raises LimitError past `limit` bytes."""
+        with self.open(digest) as f:
+            if f.size > limit:
+                raise LimitError(
+                    f"blob {digest} has {f.size} bytes, more than the {limit} allowed here",
+                    digest=digest,
+                )
+            return b"".join(bytes(piece) for piece in f.chunks())
+
+    # ---- names --------------------------------------------------------------------------------
+
+    def commit_refs(self, set: Mapping[str, Ref], remove: Iterable[str] = ()) -> None:
+        """Names images, atomically and durably. Raises NotFoundError for a target or a name to be
+        removed that is not there."""
+        self.op.commit((), refs=set, remove=list(remove))
+
+    def ref(self, name: str) -> Ref | None:
+        with self._storage.index.read() as snapshot:
+            value = snapshot.get(Table.REFS, name.encode())
+        return None if value is None else read_ref(name, value)
+
+    def refs(self) -> list[Ref]:
+        """All names, sorted."""
+        with self._storage.index.read() as snapshot:
+            return [read_ref(k.decode(), v) for k, v in snapshot.items(Table.REFS)]
+
+    def blobs(self) -> Iterator[BlobInfo]:
+        """Every blob that is visible, in the order of their digests, one short snapshot a batch."""
+        start = b""
+        while True:
+            batch: list[BlobInfo] = []
+            with self._storage.index.read() as snapshot:
+                for key, value in snapshot.items(Table.DIGESTS, start=start):
+                    row = graph.blob_row(snapshot, to_number(value))
+                    if row is None:
+                        raise CorruptError(f"digest row {key.hex()} names a blob without a row")
+                    if to_key(row.digest) == key and visible(
+                        self._storage, snapshot, row.digest, damaged=True
+                    ):
+                        batch.append(_info(row.digest, row))
+                    start = key + b"\0"
+                    if len(batch) >= 500:
+                        break
+            if not batch:
+                return
+            yield from batch
+
+
+def is_layer(media_type: str) -> bool:
+    """Whether a media type is that of a filesystem layer."""
+    base = media_type.partition(";")[0]
+    return (
+        ".image.layer." in base
+        or base.startswith("application/vnd.docker.image.rootfs.")
+        or base in ("application/x-tar", "application/tar", "application/x-gtar")
+    )
+
+
+def _info(digest: str, row: BlobRow, *, new_bytes: int = 0, problem: str | None = None) -> BlobInfo:
+    return BlobInfo(
+        digest,
+        row.size,
+        row.media_type,
+        row.forms,
+        new_bytes=new_bytes,
+        diff_id=row.diff_id,
+        problem=row.problem if problem is None else problem,
+    )

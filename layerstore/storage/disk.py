@@ -1,0 +1,160 @@
+"""The one seam to the filesystem: every write, sync, rename and unlink of the store goes through here.
+
+A test replaces `Disk` to record or to fail any step. A failed fsync poisons the handle for good
+(the kernel marks the pages clean after it, so a retry would lie): later writes raise, reads go on.
+"No space" becomes `StoreFullError`; other errors keep their errno.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Sequence
+
+from ..errors import LayerstoreError, StoreFullError
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PUNCH = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+
+
+def translate(error: OSError, path: str) -> Exception:
+    """The error to raise for an OSError: StoreFullError for "no space", else the error itself."""
+    if error.errno in _NO_SPACE:
+        full = StoreFullError(
+            f"no space left while writing {path}; nothing half-done was kept: "
+            "free space (for instance with `layerstore gc`) and try again",
+            path=path,
+        )
+        full.__cause__ = error
+        return full
+    if error.filename is None:
+        error.filename = path
+    return error
+
+
+class Disk:
+    """Writes of one handle. Thread-safe: it keeps no state but the poison."""
+
+    def __init__(self) -> None:
+        self.poison: str | None = None
+
+    def check(self) -> None:
+        """Raises LayerstoreError if an fsync of this handle has failed before."""
+        if self.poison is not None:
+            raise LayerstoreError(
+                f"this handle may not write any more: {self.poison}; "
+                "close the store, look after the disk, open it again and run `layerstore check`"
+            )
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        """A descriptor, close-on-exec. Raises OSError, or StoreFullError when creating needs space."""
+        try:
+            return os.open(path, flags | os.O_CLOEXEC, mode)
+        except OSError as e:
+            raise translate(e, path) from e
+
+    def write_at(
+        self, fd: int, data: bytes | bytearray | memoryview, offset: int, path: str
+    ) -> None:
+        """Writes all of `data` at `offset`."""
+        self.check()
+        view = memoryview(data).cast("B")
+        try:
+            while view:
+                n = os.pwrite(fd, view, offset)
+                offset += n
+                view = view[n:]
+        except OSError as e:
+            raise translate(e, path) from e
+
+    def writev_at(
+        self, fd: int, parts: Sequence[bytes | memoryview], offset: int, path: str
+    ) -> int:
+        """Writes the parts one behind the other at `offset`; returns how many bytes."""
+        self.check()
+        total = sum(len(p) for p in parts)
+        try:
+            n = os.pwritev(fd, parts, offset)
+        except OSError as e:
+            raise translate(e, path) from e
+        if n < total:
+            self.write_at(fd, b"".join(parts)[n:], offset + n, path)
+        return total
+
+    def sync(self, fd: int, path: str) -> None:
+        """fdatasync. A failure poisons the handle: nobody can say what reached the disk."""
+        self.check()
+        try:
+            os.fdatasync(fd)
+        except OSError as e:
+            self.poison = f"a sync of {path} failed ({e.strerror})"
+            raise translate(e, path) from e
+
+    def sync_dir(self, path: str) -> None:
+        """fsync of a directory, so that new names in it survive a power cut."""
+        self.check()
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        except OSError as e:
+            self.poison = f"a sync of the directory {path} failed ({e.strerror})"
+            raise translate(e, path) from e
+        finally:
+            os.close(fd)
+
+    def rename(self, old: str, new: str) -> None:
+        self.check()
+        try:
+            os.rename(old, new)
+        except OSError as e:
+            raise translate(e, new) from e
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def truncate(self, fd: int, size: int, path: str) -> None:
+        self.check()
+        try:
+            os.ftruncate(fd, size)
+        except OSError as e:
+            raise translate(e, path) from e
+
+    def mkdir(self, path: str) -> None:
+        try:
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        except OSError as e:
+            raise translate(e, path) from e
+
+    def allocate(self, fd: int, size: int, path: str) -> None:
+        """Real blocks for the first `size` bytes."""
+        self.check()
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as e:
+            raise translate(e, path) from e
+
+    def punch(self, fd: int, offset: int, length: int, path: str) -> bool:
+        """Gives the blocks of a range back. False where the filesystem cannot."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        done = libc.fallocate(
+            ctypes.c_int(fd), ctypes.c_int(_PUNCH), ctypes.c_int64(offset), ctypes.c_int64(length)
+        )
+        if done == 0:
+            return True
+        code = ctypes.get_errno()
+        if code in (errno.EOPNOTSUPP, errno.ENOSYS):
+            return False
+        raise OSError(code, os.strerror(code), path)
+
+    def write_file(self, path: str, data: bytes) -> None:
+        """A whole small file: temporary name, sync, rename, directory sync."""
+        temporary = f"{path}.new"
+        fd = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            self.write_at(fd, data, 0, temporary)
+            self.sync(fd, temporary)
+        finally:
+            os.close(fd)
+        self.rename(temporary, path)
+        self.sync_dir(os.path.dirname(path))

@@ -1,0 +1,101 @@
+"""Leases: rows that keep blobs alive until they are dropped, expire, or their process ends.
+
+`LEASES` id (8 bytes) -> JSON: kind `session` (ends with the handle that owns the session file of that
+id) or `lease` (ttl seconds on the boot clock, or none); `HOLDS` id and blob serial -> nothing. After
+a reboot a ttl starts anew; use renews it (rules 7, 8).
+"""
+
+from __future__ import annotations
+
+import json
+
+from ..values import LeaseInfo
+from . import graph
+from .clock import boot_id, boot_time
+from .index import Snapshot, Table, Write
+from .rows import dump, serial_key, to_number
+
+
+def hold_key(lease: bytes, serial: int) -> bytes:
+    return lease + serial_key(serial)
+
+
+def create(tx: Write, lease: bytes, ttl: float | None) -> None:
+    """A lease that outlives its process. `ttl` in seconds; None: until it is dropped."""
+    tx.put(Table.LEASES, lease, _row("lease", ttl))
+
+
+def create_session(tx: Write, lease: bytes) -> None:
+    """The lease of a session: made with the first thing that it holds."""
+    if tx.get(Table.LEASES, lease) is None:
+        tx.put(Table.LEASES, lease, dump({"kind": "session"}))
+
+
+def _row(kind: str, ttl: float | None) -> bytes:
+    return dump({"kind": kind, "ttl": ttl, "boot": boot_id(), "since": boot_time()})
+
+
+def touch(tx: Write, lease: bytes) -> bool:
+    """Renews a lease's ttl; False if it is gone or has expired."""
+    value = tx.get(Table.LEASES, lease)
+    if value is None or expired(value):
+        return False
+    row = json.loads(value)
+    if row["kind"] == "lease":
+        # A row is a synced commit: not more often than a tenth of the ttl.
+        ttl = row["ttl"]
+        if ttl is not None and (left(value) or 0) < 0.9 * ttl:
+            tx.put(Table.LEASES, lease, _row("lease", ttl))
+    return True
+
+
+def left(value: bytes) -> float | None:
+    """Seconds that a lease has to go; None without a ttl."""
+    row = json.loads(value)
+    ttl = row.get("ttl")
+    if ttl is None:
+        return None
+    if row["boot"] != boot_id():
+        return float(ttl)
+    return float(ttl) - (boot_time() - float(row["since"]))
+
+
+def expired(value: bytes) -> bool:
+    remaining = left(value)
+    return remaining is not None and remaining <= 0
+
+
+def drop(tx: Write, lease: bytes, limit: int = 1 << 62) -> bool:
+    """Deletes a lease's rows, at most `limit` of them; True when nothing of it is left."""
+    keys = []
+    for key, _ in tx.items(Table.HOLDS, lease):
+        keys.append(key)
+        if len(keys) > limit:
+            break
+    for key in keys[:limit]:
+        tx.delete(Table.HOLDS, key)
+    if len(keys) > limit:
+        return False
+    tx.delete(Table.LEASES, lease)
+    return True
+
+
+def held_serials(snapshot: Snapshot, lease: bytes) -> list[int]:
+    """The blobs that a lease holds."""
+    return [to_number(key[len(lease) :]) for key, _ in snapshot.items(Table.HOLDS, lease)]
+
+
+def listing(snapshot: Snapshot) -> list[LeaseInfo]:
+    """The leases that outlive a process and have not expired."""
+    out = []
+    for key, value in snapshot.items(Table.LEASES):
+        row = json.loads(value)
+        if row["kind"] != "lease" or expired(value):
+            continue
+        digests = []
+        for serial in held_serials(snapshot, key):
+            blob = graph.blob_row(snapshot, serial)
+            if blob is not None:
+                digests.append(blob.digest)
+        out.append(LeaseInfo(key.hex(), row["ttl"], left(value), tuple(sorted(digests))))
+    return out

@@ -1,0 +1,301 @@
+"""Packs: files of blocks. Knows where blocks lie and who may append; nothing of what is in them.
+
+`packs/NNNNNNNN.pack`: 64 bytes of header (`LSPACK\\x01\\n`, the store's uuid, u64 pack number), blocks
+one behind the other, and once the pack has reached its size a table of contents: for each block u64
+offset, u32 length, u64 first number; then `LSTOC\\x01\\0\\n`, u32 blocks, u64 offset of the table, and
+16 bytes of keyed BLAKE3 of all that. A pack has one writer, which holds its lock from before it
+reads the committed length until its session commits (rule 10); bytes past the committed length are
+nobody's and are overwritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import threading
+from collections import OrderedDict
+
+from ..core.hashing import blake3
+from ..errors import CorruptError
+from .blocks import MAGIC as BLOCK_MAGIC
+from .blocks import header_size
+from .disk import Disk
+from .index import Index, Table, Write
+from .locks import FileLock
+from .rows import PackRow, pack_key
+
+MAGIC = b"LSPACK\x01\n"
+TOC_MAGIC = b"LSTOC\x01\x00\n"
+HEADER_SIZE = 64
+PACK_SIZE = 256 << 20
+_TOC_ROW = struct.Struct("<QIQ")
+_TOC_END = struct.Struct("<8sIQ16s")
+
+
+def header(uuid: bytes, number: int) -> bytes:
+    return (MAGIC + uuid + number.to_bytes(8, "little")).ljust(HEADER_SIZE, b"\0")
+
+
+def encode_toc(secret: bytes, offset: int, blocks: list[tuple[int, int, int]]) -> bytes:
+    """The table of contents that begins at `offset`."""
+    body = b"".join(_TOC_ROW.pack(*row) for row in blocks)
+    head = body + TOC_MAGIC + struct.pack("<IQ", len(blocks), offset)
+    return head + blake3(head, secret)[:16]
+
+
+def decode_toc(secret: bytes, data: bytes, length: int) -> list[tuple[int, int, int]] | None:
+    """The blocks of a sealed pack from the bytes at its end (`length`: of the whole pack), or None."""
+    if len(data) < _TOC_END.size:
+        return None
+    magic, count, offset, check = _TOC_END.unpack(data[-_TOC_END.size :])
+    size = count * _TOC_ROW.size + _TOC_END.size
+    if magic != TOC_MAGIC or offset + size != length or len(data) < size:
+        return None
+    whole = data[-size:]
+    if blake3(whole[:-16], secret)[:16] != check:
+        return None
+    return [
+        (o, n, first) for o, n, first in struct.iter_unpack("<QIQ", whole[: count * _TOC_ROW.size])
+    ]
+
+
+class Packs:
+    """The pack files of a store, for reading."""
+
+    OPEN_FILES = 128
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._open: OrderedDict[int, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def path(self, number: int) -> str:
+        return os.path.join(self.directory, f"{number:08d}.pack")
+
+    def _dup(self, number: int) -> int:
+        """A descriptor of our own, so that another thread's eviction cannot close it beneath us."""
+        with self._lock:
+            fd = self._open.get(number)
+            if fd is None:
+                fd = os.open(self.path(number), os.O_RDONLY | os.O_CLOEXEC)
+                self._open[number] = fd
+                while len(self._open) > self.OPEN_FILES:
+                    os.close(self._open.popitem(last=False)[1])
+            else:
+                self._open.move_to_end(number)
+            return os.dup(fd)
+
+    def read(self, number: int, offset: int, length: int) -> bytes:
+        """Bytes of a pack. Raises CorruptError when the file is gone or too short."""
+        try:
+            fd = self._dup(number)
+        except FileNotFoundError as e:
+            raise CorruptError(
+                f"pack {self.path(number)} is missing", where=self.path(number), offset=offset
+            ) from e
+        try:
+            data = os.pread(fd, length, offset)
+            while len(data) < length:
+                more = os.pread(fd, length - len(data), offset + len(data))
+                if not more:
+                    raise CorruptError(
+                        f"pack {self.path(number)} ends at {offset + len(data)}, "
+                        f"inside a block at {offset}",
+                        where=self.path(number),
+                        offset=offset,
+                    )
+                data += more
+            return data
+        finally:
+            os.close(fd)
+
+    def forget(self, number: int) -> None:
+        """Closes a pack that is to be unlinked."""
+        with self._lock:
+            fd = self._open.pop(number, None)
+            if fd is not None:
+                os.close(fd)
+
+    def numbers(self) -> list[int]:
+        """The packs that there are as files."""
+        out = []
+        for name in os.listdir(self.directory):
+            stem, dot = os.path.splitext(name)
+            if dot == ".pack" and stem.isdigit():
+                out.append(int(stem))
+        return sorted(out)
+
+    def close(self) -> None:
+        with self._lock:
+            for fd in self._open.values():
+                os.close(fd)
+            self._open.clear()
+
+
+class PackWriter:
+    """Appends blocks to packs that it holds the locks of. One for each operation that writes."""
+
+    def __init__(
+        self, packs: Packs, index: Index, disk: Disk, uuid: bytes, secret: bytes, pack_size: int
+    ) -> None:
+        self._packs = packs
+        self._index = index
+        self._disk = disk
+        self._uuid = uuid
+        self._secret = secret
+        self._size = pack_size
+        self._held: list[_Held] = []
+        self._dirty: list[_Held] = []
+
+    def append(self, head: bytes, payload: bytes, first: int) -> tuple[int, int]:
+        """Writes a block; returns `(pack, offset)`. It is durable only after `sync`."""
+        size = len(head) + len(payload)
+        held = self._current(size)
+        offset = held.length
+        self._disk.writev_at(held.fd, (head, payload), offset, held.path)
+        held.length += size
+        held.blocks.append((offset, size, first))
+        if held not in self._dirty:
+            self._dirty.append(held)
+        return held.number, offset
+
+    def _current(self, size: int) -> _Held:
+        if self._held and not self._held[-1].sealed:
+            held = self._held[-1]
+            if held.length + size <= self._size or held.length == HEADER_SIZE:
+                return held
+            self._seal(held)
+        self._held.append(self._acquire(size))
+        return self._held[-1]
+
+    def _seal(self, held: _Held) -> None:
+        """Ends a pack with its table of contents. Blocks that other writers put there before are
+        read from the index."""
+        rows: dict[int, tuple[int, int, int]] = {b[0]: b for b in held.blocks}
+        at = HEADER_SIZE
+        while at < held.start:
+            found = _block_at(self._packs, held.number, at)
+            if found is None:
+                # A punched hole: the table lists what can be found from here on by the scan.
+                at = _next_block(held.fd, at + 1, held.start)
+                continue
+            rows[at] = (at, found[0], found[1])
+            at += found[0]
+        toc = encode_toc(self._secret, held.length, [rows[o] for o in sorted(rows)])
+        self._disk.write_at(held.fd, toc, held.length, held.path)
+        held.length += len(toc)
+        held.sealed = True
+        if held not in self._dirty:
+            self._dirty.append(held)
+
+    def _acquire(self, size: int) -> _Held:
+        with self._index.read() as snapshot:
+            candidates = [
+                int.from_bytes(key, "big")
+                for key, value in snapshot.items(Table.PACKS)
+                if not PackRow.parse(value).sealed
+            ]
+        for number in reversed(candidates):
+            path = self._packs.path(number)
+            lock = FileLock(path)
+            if not lock.try_acquire(create=False):
+                continue
+            with self._index.read() as snapshot:
+                value = snapshot.get(Table.PACKS, pack_key(number))
+            row = None if value is None else PackRow.parse(value)
+            if row is None or row.sealed or row.length + size > self._size:
+                lock.release()
+                continue
+            return _Held(number, path, lock, row.length)
+        number = self._index.update(lambda tx: tx.draw(b"next_pack"))
+        path = self._packs.path(number)
+        lock = FileLock(path)
+        if not lock.try_acquire():
+            raise CorruptError(f"the new pack {path} is held by somebody else", where=path)
+        try:
+            self._disk.write_at(lock.fd, header(self._uuid, number), 0, path)
+            self._disk.sync(lock.fd, path)
+            self._disk.sync_dir(self._packs.directory)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._disk.unlink(path)
+            lock.release()
+            raise
+        return _Held(number, path, lock, HEADER_SIZE)
+
+    def sync(self) -> None:
+        """Makes all that was appended durable. Call it before the rows are committed."""
+        for held in self._dirty:
+            self._disk.sync(held.fd, held.path)
+
+    def rows(self, write: Write) -> None:
+        """Puts the new committed lengths."""
+        for held in self._dirty:
+            write.put(
+                Table.PACKS, pack_key(held.number), PackRow(held.length, held.sealed).to_bytes()
+            )
+
+    def committed(self) -> None:
+        """After the commit: what is sealed is let go."""
+        self._dirty.clear()
+        for held in self._held:
+            held.start = held.length
+            if held.sealed:
+                held.lock.release()
+        self._held = [h for h in self._held if not h.sealed]
+
+    def close(self) -> None:
+        """Lets all packs go; what was not committed is past their committed length."""
+        for held in self._held:
+            held.lock.release()
+        self._held.clear()
+        self._dirty.clear()
+
+
+class _Held:
+    """A pack whose lock we hold."""
+
+    __slots__ = ("blocks", "length", "lock", "number", "path", "sealed", "start")
+
+    def __init__(self, number: int, path: str, lock: FileLock, length: int) -> None:
+        self.number = number
+        self.path = path
+        self.lock = lock
+        self.length = length
+        self.start = length
+        self.sealed = False
+        self.blocks: list[tuple[int, int, int]] = []
+
+    @property
+    def fd(self) -> int:
+        return self.lock.fd
+
+
+def _block_at(packs: Packs, number: int, offset: int) -> tuple[int, int] | None:
+    """`(length, first number)` of the block whose header begins at `offset`."""
+    start = packs.read(number, offset, 24 + 8)
+    size = header_size(start)
+    if size is None:
+        return None
+    payload = int.from_bytes(start[20:24], "little")
+    return size + payload, int.from_bytes(start[24:32], "little")
+
+
+def _next_block(fd: int, offset: int, end: int) -> int:
+    """Where the next block magic stands, skipping holes; `end` if there is none."""
+    while offset < end:
+        try:
+            offset = max(offset, os.lseek(fd, offset, os.SEEK_DATA))
+        except OSError:
+            return end
+        if offset >= end:
+            return end
+        data = os.pread(fd, min(1 << 20, end - offset), offset)
+        at = data.find(BLOCK_MAGIC)
+        if at >= 0:
+            return offset + at
+        if len(data) <= 3:
+            return end
+        offset += max(1, len(data) - 3)
+    return end

@@ -1,0 +1,129 @@
+"""Raw files: a blob as it came, one file, named by a serial that is never used twice (rule 1).
+
+`raw/SS/SSSSSSSSSSSS`: 12 hex digits of the serial, in a folder of its last two. Each piece of
+256 KiB has a checksum in the index, checked before a byte of it goes out.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..core.hashing import blake3
+from ..errors import CorruptError
+from .disk import Disk
+from .rows import PIECE, PIECE_HASH, RawRow
+
+
+def relative_path(serial: int) -> str:
+    name = f"{serial:012x}"
+    return os.path.join(name[-2:], name)
+
+
+class RawFiles:
+    """The raw files of a store."""
+
+    def __init__(self, directory: str, disk: Disk) -> None:
+        self.directory = directory
+        self._disk = disk
+
+    def path(self, serial: int) -> str:
+        return os.path.join(self.directory, relative_path(serial))
+
+    def serials(self) -> list[int]:
+        """The serials that there are as files."""
+        out = []
+        for folder in os.listdir(self.directory):
+            for name in os.listdir(os.path.join(self.directory, folder)):
+                if len(name) == 12:
+                    out.append(int(name, 16))
+        return sorted(out)
+
+    def create(self, serial: int) -> RawWriter:
+        """A new raw file to write. It is nobody's until its row is committed."""
+        path = self.path(serial)
+        folder = os.path.dirname(path)
+        if not os.path.isdir(folder):
+            self._disk.mkdir(folder)
+            self._disk.sync_dir(self.directory)
+        fd = self._disk.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        return RawWriter(self._disk, path, serial, fd)
+
+    def read(self, serial: int, row: RawRow, piece: int) -> bytes:
+        """One piece, its checksum verified. Raises CorruptError."""
+        path = self.path(serial)
+        want = min(PIECE, row.size - piece * PIECE)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as e:
+            raise CorruptError(f"raw file {path} is missing", where=path) from e
+        try:
+            data = os.pread(fd, want, piece * PIECE)
+        finally:
+            os.close(fd)
+        self.verify(row, piece, data, path)
+        return data
+
+    def verify(self, row: RawRow, piece: int, data: bytes | memoryview, path: str) -> None:
+        """Raises CorruptError unless `data` is that piece."""
+        want = row.pieces[piece * PIECE_HASH : (piece + 1) * PIECE_HASH]
+        length = min(PIECE, row.size - piece * PIECE)
+        if len(data) != length or blake3(data)[:PIECE_HASH] != want:
+            raise CorruptError(
+                f"raw file {path} is damaged at bytes {piece * PIECE} to {piece * PIECE + length}",
+                where=path,
+                offset=piece * PIECE,
+            )
+
+
+class RawWriter:
+    """Writes one raw file in order, a checksum for each piece."""
+
+    def __init__(self, disk: Disk, path: str, serial: int, fd: int) -> None:
+        self._disk = disk
+        self.path = path
+        self.serial = serial
+        self._fd = fd
+        self._size = 0
+        self._pending = bytearray()
+        self._hashes: list[bytes] = []
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Appends; the file grows as data comes."""
+        view = memoryview(data)
+        self._disk.write_at(self._fd, view, self._size, self.path)
+        self._size += len(view)
+        if self._pending:
+            take = min(PIECE - len(self._pending), len(view))
+            self._pending += view[:take]
+            view = view[take:]
+            if len(self._pending) == PIECE:
+                self._hashes.append(blake3(self._pending)[:PIECE_HASH])
+                self._pending.clear()
+        while len(view) >= PIECE:
+            self._hashes.append(blake3(view[:PIECE])[:PIECE_HASH])
+            view = view[PIECE:]
+        self._pending += view
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def finish(self) -> RawRow:
+        """Syncs file and folder; returns its row. The descriptor is closed."""
+        if self._pending:
+            self._hashes.append(blake3(self._pending)[:PIECE_HASH])
+        self._disk.sync(self._fd, self.path)
+        self._disk.sync_dir(os.path.dirname(self.path))
+        self.close()
+        return RawRow(self._size, b"".join(self._hashes))
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def discard(self) -> None:
+        """Closes and unlinks: nothing of it stays."""
+        self.close()
+        if os.path.exists(self.path):
+            self._disk.unlink(self.path)

@@ -1,0 +1,189 @@
+"""From chunk numbers to bytes: places, decoded blocks, and streams with read-ahead.
+
+A block is read, its checksum verified, and decompressed once; the last few stay in a cache that all
+readers of the handle share. A reader whose block fails looks the place up again, since compaction
+may have moved it meanwhile, and reports damage only if it has not moved (rule 14).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future
+
+from ..errors import CorruptError
+from . import blocks
+from .index import Index, Snapshot, Table
+from .packs import Packs
+from .rows import Place, Runs, Stream, decode_runs, number_key
+
+Slice = tuple[bytes, int, int]
+"""`(buffer, offset, length)`: bytes that are not copied."""
+
+
+class Chunks:
+    """Reads chunks by number."""
+
+    def __init__(
+        self,
+        index: Index,
+        packs: Packs,
+        secret: bytes,
+        pool: Executor,
+        *,
+        cache_bytes: int,
+        ahead: int,
+    ) -> None:
+        self._index = index
+        self._packs = packs
+        self._secret = secret
+        self._pool = pool
+        self._ahead = ahead
+        self._cache: OrderedDict[tuple[int, int], tuple[Future[bytes], int]] = OrderedDict()
+        self._cache_bytes = cache_bytes
+        self._cached = 0
+        self._lock = threading.Lock()
+
+    # ---- places -------------------------------------------------------------------------------
+
+    def places(self, snapshot: Snapshot, runs: Iterable[tuple[int, int]]) -> Iterator[Place]:
+        """The places of the numbers, in order, one for each stretch of a block.
+
+        Raises CorruptError for a number that the index does not know."""
+        last: Place | None = None
+        for first, count in runs:
+            at, end = first, first + count
+            while at < end:
+                if last is None or not last.first <= at < last.end:
+                    last = self.place(snapshot, at)
+                    if last is None:
+                        raise CorruptError(f"chunk {at} is not in the index", where=f"chunk {at}")
+                n = min(end, last.end) - at
+                yield last.part(at, n) if (at, n) != (last.first, last.count) else last
+                at += n
+
+    def place(self, snapshot: Snapshot, number: int) -> Place | None:
+        """The row that covers a number, or None."""
+        row = snapshot.floor(Table.BLOCKS, number_key(number))
+        if row is None:
+            return None
+        place = Place.parse(*row)
+        return place if number < place.end else None
+
+    # ---- blocks -------------------------------------------------------------------------------
+
+    def load(self, place: Place) -> bytes:
+        """The block's uncompressed bytes, verified. Raises CorruptError with the place."""
+        data = self._packs.read(place.pack, place.offset, place.disk)
+        try:
+            view = memoryview(data)
+            return blocks.decode(
+                self._secret, data[: place.head], view[place.head :], place.raw, place.codec
+            )
+        except CorruptError as e:
+            raise CorruptError(
+                f"{e.message} (pack {self._packs.path(place.pack)}, offset {place.offset})",
+                where=self._packs.path(place.pack),
+                offset=place.offset,
+            ) from e
+
+    def _future(self, place: Place) -> Future[bytes]:
+        key = (place.pack, place.offset)
+        with self._lock:
+            found = self._cache.get(key)
+            if found is not None:
+                self._cache.move_to_end(key)
+                return found[0]
+            made: Future[bytes] = self._pool.submit(self.load, place)
+            self._cache[key] = (made, place.raw)
+            self._cached += place.raw
+            while self._cached > self._cache_bytes and len(self._cache) > 1:
+                _, (_, size) = self._cache.popitem(last=False)
+                self._cached -= size
+            return made
+
+    def _drop(self, place: Place) -> None:
+        with self._lock:
+            if self._cache.pop((place.pack, place.offset), None) is not None:
+                self._cached -= place.raw
+
+    def block(self, place: Place) -> tuple[bytes, Place]:
+        """The block's bytes and the place where it was found: looks again if it has moved."""
+        try:
+            return self._future(place).result(), place
+        except CorruptError:
+            self._drop(place)
+            with self._index.read() as snapshot:
+                now = self.place(snapshot, place.first)
+            if now is None or (now.pack, now.offset) == (place.pack, place.offset):
+                raise
+            if now.end < place.end:
+                raise
+            moved = now.part(place.first, place.count)
+            return self._future(moved).result(), moved
+
+    def slices(self, runs: Iterable[tuple[int, int]]) -> Iterator[Slice]:
+        """The content of the numbers, in order; blocks are read ahead and decoded side by side."""
+        source = self._lookup(runs)
+        queue: deque[Place] = deque()
+        ahead: set[tuple[int, int]] = set()
+        done = False
+        while True:
+            while not done and len(ahead) < self._ahead and len(queue) < 4096:
+                place = next(source, None)
+                if place is None:
+                    done = True
+                    break
+                queue.append(place)
+                key = (place.pack, place.offset)
+                if key not in ahead:
+                    ahead.add(key)
+                    self._future(place)
+            if not queue:
+                return
+            place = queue.popleft()
+            data, found = self.block(place)
+            yield data, found.raw_offset, sum(found.lengths)
+            if not queue or (queue[0].pack, queue[0].offset) != (place.pack, place.offset):
+                ahead.discard((place.pack, place.offset))
+
+    def _lookup(self, runs: Iterable[tuple[int, int]]) -> Iterator[Place]:
+        """Places in batches, a short snapshot for each."""
+        batch: Runs = []
+        for run in runs:
+            batch.append(run)
+            if len(batch) == 512:
+                with self._index.read() as snapshot:
+                    places = list(self.places(snapshot, batch))
+                batch = []
+                yield from places
+        if batch:
+            with self._index.read() as snapshot:
+                places = list(self.places(snapshot, batch))
+            yield from places
+
+    # ---- streams ------------------------------------------------------------------------------
+
+    def runs_of(self, stream: Stream) -> Runs:
+        """The chunk numbers of a stream."""
+        if stream.outer:
+            return decode_runs(self.read_runs(stream.outer))
+        return decode_runs(stream.list)
+
+    def iter_runs(self, stream: Stream) -> Iterator[tuple[int, int]]:
+        """The same, one by one."""
+        yield from self.runs_of(stream)
+
+    def read_runs(self, runs: Iterable[tuple[int, int]]) -> bytes:
+        """All content of some numbers; for metadata, which is small."""
+        return b"".join(data[offset : offset + n] for data, offset, n in self.slices(runs))
+
+    def read_stream(self, stream: Stream) -> bytes:
+        """All bytes of a stream; for metadata, which is small."""
+        return self.read_runs(self.runs_of(stream))
+
+    def close(self) -> None:
+        with self._lock:
+            self._cache.clear()
+            self._cached = 0
