@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .exits import Failure
@@ -33,6 +33,7 @@ class Output:
         self.json = json
         self.quiet = quiet
         self.verbose = verbose
+        self._results_to_stderr = False
         self.before_message: Callable[[], None] | None = None  # clears a progress line
         for stream in (sys.stdout, sys.stderr):
             reconfigure = getattr(stream, "reconfigure", None)
@@ -41,16 +42,20 @@ class Output:
 
     # stdout
 
+    def results_to_stderr(self) -> None:
+        """For verbs that were told to write content to stdout: nothing else may go there."""
+        self._results_to_stderr = True
+
     def write(self, text: str) -> None:
         """Text to stdout, as it is."""
         try:
-            sys.stdout.write(text)
+            (sys.stderr if self._results_to_stderr else sys.stdout).write(text)
         except BrokenPipeError as error:
             raise ReaderGone from error
 
     def line(self, text: str) -> None:
         """One line to stdout."""
-        self.write(text + "\n")
+        self.write(printable(text) + "\n")
 
     def bytes(self, chunks: Iterable[bytes | memoryview]) -> None:
         """Content to stdout, byte for byte. An error of whoever makes the chunks passes through."""
@@ -73,7 +78,7 @@ class Output:
         """The JSON document of a verb."""
         import json
 
-        self.line(json.dumps(value, indent=2))
+        self.write(json.dumps(value, indent=2) + "\n")
 
     def stream(self, key: str, items: Iterable[Mapping[str, Any]]) -> None:
         """A JSON document with one list, `{key: [...]}`, written while the items come: memory stays
@@ -89,7 +94,7 @@ class Output:
 
     def lines(self, lines: Iterable[str]) -> None:
         """Many lines to stdout."""
-        for batch in _batches(f"{line}\n" for line in lines):
+        for batch in _batches(f"{printable(line)}\n" for line in lines):
             self.write(batch)
 
     def table(

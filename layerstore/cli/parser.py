@@ -250,7 +250,12 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are exceptions, and whose text is made when it is asked for."""
+    """A parser whose errors are exceptions, whose examples are read when help is asked for, and
+    that takes options and arguments of a verb in any order.
+
+    argparse gives each run of arguments to as many positionals as it satisfies, so that in
+    `ls NAME --layer 1 PATH` nothing would be left to take PATH; options first, then all arguments,
+    is the order that it understands."""
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", _Formatter)
@@ -265,25 +270,17 @@ class _Parser(argparse.ArgumentParser):
 
         return super().format_help() + examples_of(self.prog)
 
-
-class _VerbParser(_Parser):
-    """The parser of one verb: options and arguments in any order.
-
-    argparse gives each run of arguments to as many positionals as it satisfies, so that in
-    `ls NAME --layer 1 PATH` nothing would be left to take PATH; options first, then all arguments,
-    is the order that it understands."""
-
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        options, words = self._sorted(list(args or ()))
-        guarded = ["--", *words] if any(w.startswith("-") and w != "-" for w in words) else words
-        found, extra = super().parse_known_args([*options, *guarded], namespace)
+        if self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        found, extra = super().parse_known_args(self._sorted(args or ()), namespace)
         if extra:
             self.error(f"unrecognized arguments: {' '.join(extra)}")
         return found, []
 
-    def _sorted(self, args: list[str]) -> tuple[list[str], list[str]]:
+    def _sorted(self, args: Sequence[str]) -> list[str]:
         options: list[str] = []
         words: list[str] = []
         rest = iter(args)
@@ -296,8 +293,9 @@ class _VerbParser(_Parser):
                 options.append(arg)
                 action = self._option_string_actions.get(arg)
                 if action is not None and action.nargs is None:
-                    options.extend([next(rest)] if (value := next(rest, None)) is None else [value])
-        return options, words
+                    options.extend(value for value in [next(rest, None)] if value is not None)
+        dashed = any(word.startswith("-") and word != "-" for word in words)
+        return [*options, "--", *words] if dashed else options + words
 
 
 def build() -> argparse.ArgumentParser:
@@ -306,7 +304,7 @@ def build() -> argparse.ArgumentParser:
         prog="layerstore",
         usage="layerstore [--store DIR] [--json] [--progress auto|plain|none] [--timeout SECONDS] "
         "[-v|-q] VERB ...",
-        description="Keeps container images, every content once; gives back the same bytes.",
+        description="Keeps container images, every content once, and gives back the same bytes.",
     )
     for argument in GLOBAL:
         _add(parser, argument)
@@ -315,21 +313,33 @@ def build() -> argparse.ArgumentParser:
 
 
 def _add_verbs(parser: argparse.ArgumentParser, verbs: tuple[Verb, ...]) -> None:
-    group = parser.add_subparsers(metavar="VERB", title="verbs", required=True, dest="verb")
+    group = parser.add_subparsers(
+        metavar="VERB", title="verbs", required=True, prog=parser.prog, dest="verb"
+    )
     for verb in verbs:
-        made = group.add_parser(
-            verb.name,
-            help=verb.help,
-            description=verb.description or f"{verb.help[0].upper()}{verb.help[1:]}.",
-            **({} if verb.verbs else {"parser_class": _VerbParser}),
-        )
-        if verb.verbs:
-            _add_verbs(made, verb.verbs)
-            continue
+        description = verb.description or f"{verb.help[0].upper()}{verb.help[1:]}."
+        made = group.add_parser(verb.name, help=verb.help, description=description)
         for argument in verb.arguments:
             _add(made, argument)
-        made.set_defaults(room=verb.room, run=verb.run)
+        if verb.verbs:
+            _add_verbs(made, verb.verbs)
+        else:
+            made.set_defaults(room=verb.room, run=verb.run)
         common = made.add_argument_group("options of every verb")
         for argument in GLOBAL:
-            # Not given after the verb must not undo what was given before it.
-            _add(common, argument, default=argparse.SUPPRESS)
+            _add(common, argument, inherited=True)
+
+
+def _add(to: argparse._ActionsContainer, argument: Argument, *, inherited: bool = False) -> None:
+    options: dict[str, Any] = {"help": argument.help}
+    if argument.flag:
+        options["action"] = "store_true"
+    else:
+        for key in ("nargs", "metavar", "type", "default"):
+            if (value := getattr(argument, key)) is not None:
+                options[key] = value
+        if argument.choices:
+            options["choices"] = argument.choices
+    if inherited:  # not given after the verb must not undo what was given before it
+        options["default"] = argparse.SUPPRESS
+    to.add_argument(*argument.names, **options)

@@ -14,14 +14,15 @@ from concurrent.futures import Future
 
 from ..core.split import Joiner
 from ..errors import CorruptError, InvalidInputError, NotFoundError
+from ..storage.index import Table
 from ..storage.operation import Operation, visible
 from ..storage.reading import Slice
 from ..storage.rows import PIECE, BlobRow, RawRow, Stream, serial_key
-from ..storage.index import Table
 from ..storage.storage import Storage
 from .hashpipe import HashPipe
 
 OUT = 1 << 20
+_ZEROS = bytes(OUT)
 RING = 4
 """Buffers that `chunks` fills in turn: one with the caller, the others being hashed or filled."""
 
@@ -132,16 +133,17 @@ class BlobFile(io.RawIOBase):
                 yield held
 
     def _from(self, offset: int) -> Iterator[memoryview]:
-        if self.row.raw is not None:
-            yield from raw_pieces(self._storage, self.row.raw, offset)
-            return
-        skipped = 0
-        for piece in assemble(self._storage, self._serial, self.row, []):
-            if skipped + len(piece) <= offset:
-                skipped += len(piece)
-                continue
-            yield piece[max(0, offset - skipped) :]
-            skipped += len(piece)
+        row, storage = self.row, self._storage
+        if row.tar is not None:
+            yield from _tar_pieces(storage, row, [], offset)
+        elif row.plain is not None:
+            runs = storage.chunks.iter_runs(row.plain)
+            for data, start, size in storage.chunks.slices(runs, offset):
+                yield memoryview(data)[start : start + size]
+        elif row.inline is not None:
+            yield memoryview(row.inline)[offset:]
+        elif row.raw is not None:
+            yield from raw_pieces(storage, row.raw, offset)
 
     def _renew(self) -> None:
         if self._op is None:
@@ -220,25 +222,29 @@ class _Slices:
         self.ready: list[Slice] = []
         self.first_offset = 0
         self.ended = False
-        self._bytes = 0
+        self.left = 0
 
     def fill(self, want: int) -> None:
         """At least `want` bytes, if there are that many."""
-        while self._bytes < want and not self.ended:
+        while self.left < want and not self.ended:
             item = next(self._source, None)
             if item is None:
                 self.ended = True
                 return
             self.ready.append(item)
-            self._bytes += item[2]
+            self.left += item[2]
 
     def take(self, whole: int, offset: int) -> None:
-        self._bytes += self.first_offset - offset - sum(size for _, _, size in self.ready[:whole])
+        self.left += self.first_offset - offset - sum(size for _, _, size in self.ready[:whole])
         del self.ready[:whole]
         self.first_offset = offset
 
 
-def _tar_pieces(storage: Storage, row: BlobRow, busy: list[Future[None]]) -> Iterator[memoryview]:
+def _tar_pieces(
+    storage: Storage, row: BlobRow, busy: list[Future[None]], offset: int = 0, *, blank: bool = False
+) -> Iterator[memoryview]:
+    """A tar from `offset` on. Content before it stands in as zeros, so that nothing of it is decoded;
+    with `blank` all content does."""
     tar = row.tar
     if tar is None:
         raise CorruptError(f"blob {row.digest} has no tar form", digest=row.digest)
@@ -246,7 +252,11 @@ def _tar_pieces(storage: Storage, row: BlobRow, busy: list[Future[None]]) -> Ite
     joiner = Joiner()
     heads = _bytes_of(storage, tar.head)
     marks = _bytes_of(storage, tar.marks)
-    slices = _Slices(chunks.slices(chunks.iter_runs(tar.content)))
+    content = tar.content.size
+    slices = _Slices(_blank(content) if blank or offset >= OUT else _content(storage, tar.content, 0))
+    skipping = offset >= OUT and not blank
+    taken = 0
+    produced = 0
     ring = [memoryview(bytearray(OUT)) for _ in range(RING)]
     turn = 0
     head, head_final = next(heads, b""), False
@@ -260,19 +270,27 @@ def _tar_pieces(storage: Storage, row: BlobRow, busy: list[Future[None]]) -> Ite
             more = next(marks, None)
             mark_final = more is None
             mark = mark + more if more else mark
+        if skipping and produced + OUT > offset:
+            skipping = False
+            slices = _Slices(_content(storage, tar.content, taken))
         slices.fill(2 * OUT)
         out = ring[turn]
         if len(busy) >= RING - 1:
             busy.pop(0).result()
+        before = slices.left
         result = joiner.run(
             head, head_final, mark, mark_final, slices.ready, slices.first_offset, slices.ended, out
         )
         head = head[result.head_used :]
         mark = mark[result.marks_used :]
         slices.take(result.slices_used, result.slice_offset)
+        taken += before - slices.left
         if result.out_len:
-            turn = (turn + 1) % RING
-            yield out[: result.out_len]
+            skip = max(0, offset - produced)
+            produced += result.out_len
+            if skip < result.out_len:
+                turn = (turn + 1) % RING
+                yield out[skip : result.out_len]
         elif head_final and mark_final and slices.ended:
             if head or mark or slices.ready:
                 raise CorruptError(
@@ -280,6 +298,22 @@ def _tar_pieces(storage: Storage, row: BlobRow, busy: list[Future[None]]) -> Ite
                     digest=row.digest,
                 )
             return
+
+
+def headers_only(storage: Storage, row: BlobRow) -> Iterator[memoryview]:
+    """A tar with zeros for content: what a scanner needs, without decoding any content."""
+    return _tar_pieces(storage, row, [], blank=True)
+
+
+def _content(storage: Storage, stream: Stream, skip: int) -> Iterator[Slice]:
+    return storage.chunks.slices(storage.chunks.iter_runs(stream), skip)
+
+
+def _blank(size: int) -> Iterator[Slice]:
+    while size > 0:
+        n = min(size, len(_ZEROS))
+        yield _ZEROS, 0, n
+        size -= n
 
 
 def _bytes_of(storage: Storage, stream: Stream) -> Iterator[bytes]:

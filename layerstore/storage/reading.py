@@ -123,18 +123,26 @@ class Chunks:
             moved = now.part(place.first, place.count)
             return self._future(moved).result(), moved
 
-    def slices(self, runs: Iterable[tuple[int, int]]) -> Iterator[Slice]:
-        """The content of the numbers, in order; blocks are read ahead and decoded side by side."""
+    def slices(self, runs: Iterable[tuple[int, int]], skip: int = 0) -> Iterator[Slice]:
+        """The content of the numbers, in order, without its first `skip` bytes; blocks are read
+        ahead and decoded side by side, those that are skipped are not."""
         source = self._lookup(runs)
         queue: deque[Place] = deque()
         ahead: set[tuple[int, int]] = set()
         done = False
+        cut = 0
         while True:
             while not done and len(ahead) < self._ahead and len(queue) < 4096:
                 place = next(source, None)
                 if place is None:
                     done = True
                     break
+                if skip:
+                    size = sum(place.lengths)
+                    if size <= skip:
+                        skip -= size
+                        continue
+                    cut, skip = skip, 0
                 queue.append(place)
                 key = (place.pack, place.offset)
                 if key not in ahead:
@@ -144,7 +152,8 @@ class Chunks:
                 return
             place = queue.popleft()
             data, found = self.block(place)
-            yield data, found.raw_offset, sum(found.lengths)
+            yield data, found.raw_offset + cut, sum(found.lengths) - cut
+            cut = 0
             if not queue or (queue[0].pack, queue[0].offset) != (place.pack, place.offset):
                 ahead.discard((place.pack, place.offset))
 

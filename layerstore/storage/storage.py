@@ -30,7 +30,7 @@ from .journal import GENESIS, HEADER_SIZE, Journal, Position
 from .known import Known
 from .locks import ByteLock, FileLock, Gate
 from .operation import Operation
-from .packs import PACK_SIZE, PackWriter, Packs
+from .packs import PACK_SIZE, Packs, PackWriter
 from .raws import RawFiles
 from .reading import Chunks
 from .rows import serial_key

@@ -1,0 +1,267 @@
+"""The files of layers: one layer as it is, or several as a container would see them.
+
+Whiteouts and opaque directories are applied as image-spec layer.md says: `.wh.NAME` hides NAME of the
+layers below, `.wh..wh..opq` hides all that the layers below have in its directory. Content is not
+decoded for a listing. Names are shown as text, bytes that are no UTF-8 as surrogate escapes.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..core.tar import TarEntry, expand_sparse, scan
+from ..errors import InvalidInputError, LayerstoreError, NotFoundError
+from ..storage.rows import BlobRow
+from ..values import Entry
+from .assemble import BlobFile, headers_only
+from .content import Content
+from .inflate import DEFAULT_LIMIT, compression_of, inflate
+
+PREFIX = ".wh."
+OPAQUE = ".wh..wh..opq"
+MAX_LINKS = 255
+
+_TYPES = {
+    "0": "file",
+    "7": "file",
+    "\0": "file",
+    "1": "hardlink",
+    "2": "symlink",
+    "3": "char",
+    "4": "block",
+    "5": "dir",
+    "6": "fifo",
+    "S": "file",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An entry, and where its layer holds it."""
+
+    entry: Entry
+    digest: str
+    source: TarEntry
+
+
+def text(name: bytes) -> str:
+    """A name from a tar as text."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def clean(name: str) -> str | None:
+    """A path relative to the root, or None for one that leads outside."""
+    parts = [p for p in name.split("/") if p not in ("", ".")]
+    if ".." in parts:
+        return None
+    return "/".join(parts)
+
+
+def tar_pieces(content: Content, digest: str, row: BlobRow, limit: int) -> Iterator[bytes | memoryview]:
+    """The uncompressed tar of a layer, for scanning."""
+    if row.tar is not None:
+        yield from headers_only(content.storage, row)
+        return
+    with content.open(digest) as blob:
+        start = blob.read(8) or b""
+        kind = compression_of(start)
+        blob.seek(0)
+        if kind is None:
+            yield from blob.chunks()
+        else:
+            yield from inflate(blob.chunks(), kind, limit)
+
+
+def scan_layer(
+    content: Content, digest: str, limit: int = DEFAULT_LIMIT
+) -> Iterator[TarEntry]:
+    """The entries of one layer. Raises NotFoundError, InvalidInputError with offset and reason for
+    a layer that does not decode, and LimitError for one that inflates past `limit` bytes."""
+    with content.open(digest) as blob:
+        row = blob.row
+    if row.problem is not None and row.raw is not None and row.inner_size < 0 and row.inspected:
+        raise InvalidInputError(f"layer {digest}: {row.problem}", digest=digest, reason=row.problem)
+    try:
+        yield from scan(tar_pieces(content, digest, row, limit))
+    except InvalidInputError as e:
+        if e.digest is None:
+            e.digest = digest
+            e.message = f"layer {digest}: {e.message}"
+            e.args = (e.message,)
+        raise
+
+
+def to_entry(source: TarEntry, path: str, layer: int) -> Entry:
+    """The public value of an entry."""
+    kind = _TYPES.get(source.type, "other")
+    if kind == "file" and source.name.endswith(b"/"):
+        kind = "dir"
+    link = text(source.linkname) if kind in ("symlink", "hardlink") else None
+    return Entry(
+        path=path,
+        type=kind,
+        mode=source.mode,
+        uid=source.uid,
+        gid=source.gid,
+        size=source.size if kind == "file" else 0,
+        mtime=source.mtime_sec + source.mtime_nsec / 1e9,
+        linkname=link,
+        layer=layer,
+        devmajor=source.devmajor,
+        devminor=source.devminor,
+        xattrs=source.xattrs,
+    )
+
+
+def layer_entries(content: Content, digest: str, layer: int = 0) -> Iterator[Found]:
+    """One layer as it is: whiteouts shown as such, names literally."""
+    for source in scan_layer(content, digest):
+        name = text(source.name)
+        entry = to_entry(source, name, layer)
+        if posixpath.basename(name.rstrip("/")).startswith(PREFIX):
+            entry = Entry(
+                entry.path, "whiteout", entry.mode, entry.uid, entry.gid, 0, entry.mtime, None, layer
+            )
+        yield Found(entry, digest, source)
+
+
+class Tree:
+    """The merged files of a stack of layers, lowest first."""
+
+    def __init__(self, content: Content, digests: Sequence[str]) -> None:
+        self._content = content
+        self._found: dict[str, Found] = {}
+        for layer, digest in enumerate(digests):
+            self._apply(layer, digest)
+
+    def _apply(self, layer: int, digest: str) -> None:
+        own: dict[str, Found] = {}
+        hidden: list[str] = []
+        opaque: list[str] = []
+        for source in scan_layer(self._content, digest):
+            path = clean(text(source.name))
+            if path is None:
+                continue
+            folder, _, base = path.rpartition("/")
+            if base == OPAQUE:
+                opaque.append(folder)
+            elif base.startswith(PREFIX):
+                target = base[len(PREFIX) :]
+                if target in ("", ".", ".."):
+                    continue
+                hidden.append(f"{folder}/{target}" if folder else target)
+            elif path:
+                # The last entry of a name wins, as it does when a tar is extracted.
+                own.pop(path, None)
+                own[path] = Found(to_entry(source, path, layer), digest, source)
+        if hidden or opaque:
+            self._hide(set(hidden), set(opaque))
+        for path, found in own.items():
+            old = self._found.get(path)
+            if old is not None and old.entry.type == "dir" and found.entry.type != "dir":
+                self._hide({path}, set())
+            self._found[path] = found
+
+    def _hide(self, hidden: set[str], opaque: set[str]) -> None:
+        """Takes away paths, and what is below them (below only, for the opaque)."""
+
+        def gone(path: str) -> bool:
+            if path in hidden:
+                return True
+            at = path
+            while at:
+                at = at.rpartition("/")[0]
+                if at in hidden or at in opaque:
+                    return True
+            return False
+
+        self._found = {path: f for path, f in self._found.items() if not gone(path)}
+
+    def entries(self, path: str = "") -> list[Found]:
+        """What lies at and below a path, sorted. Raises NotFoundError if nothing does."""
+        want = clean(path)
+        if want is None:
+            raise NotFoundError(f"no such path: {path}", path=path)
+        out = [f for p, f in self._found.items() if not want or p == want or p.startswith(want + "/")]
+        if want and not out:
+            raise NotFoundError(f"no such path in the image: {path}", path=path)
+        return sorted(out, key=lambda f: f.entry.path.split("/"))
+
+    def resolve(self, path: str) -> Found:
+        """The file that a path leads to, symbolic and hard links followed inside the image."""
+        todo = [p for p in path.split("/") if p not in ("", ".")]
+        at: list[str] = []
+        links = 0
+        while todo:
+            part = todo.pop(0)
+            if part == "..":
+                del at[-1:]
+                continue
+            found = self._found.get("/".join([*at, part]))
+            if found is not None and found.entry.type == "symlink":
+                links += 1
+                if links > MAX_LINKS:
+                    raise InvalidInputError(f"too many symbolic links: {path}", path=path)
+                link = found.entry.linkname or ""
+                if link.startswith("/"):
+                    at = []
+                todo = [p for p in link.split("/") if p not in ("", ".")] + todo
+                continue
+            at.append(part)
+        return self._hardlink("/".join(at), path)
+
+    def _hardlink(self, where: str, path: str) -> Found:
+        for _ in range(MAX_LINKS):
+            found = self._found.get(where)
+            if found is None:
+                raise NotFoundError(f"no such file in the image: {path}", path=path)
+            if found.entry.type != "hardlink":
+                return found
+            where = clean(found.entry.linkname or "") or ""
+        raise InvalidInputError(f"hard links in a circle: {path}", path=path)
+
+
+def file_content(content: Content, found: Found) -> Iterator[bytes]:
+    """The bytes of a regular file, holes as zeros."""
+    source = found.source
+    if found.entry.type != "file":
+        raise InvalidInputError(
+            f"{found.entry.path} is a {found.entry.type}, not a file", path=found.entry.path
+        )
+    stored = _stored(content, found.digest, source.data_offset, source.stored_size)
+    if source.sparse_map is None:
+        yield from stored
+    else:
+        yield from expand_sparse(source.sparse_map, source.size, stored)
+
+
+def _stored(content: Content, digest: str, offset: int, size: int) -> Iterator[bytes]:
+    """A stretch of a layer's uncompressed tar."""
+    if not size:
+        return
+    with content.open(digest) as blob:
+        kind = None if blob.row.tar is not None else compression_of(blob.read(8) or b"")
+        if kind is None:
+            blob.seek(offset)
+            left = size
+            while left:
+                data = blob.read(min(left, 1 << 20))
+                if not data:
+                    raise LayerstoreError(f"layer {digest} ends inside a file", digest=digest)
+                left -= len(data)
+                yield data
+            return
+        blob.seek(0)
+        at = 0
+        for piece in inflate(blob.chunks(), kind):
+            start, end = max(offset - at, 0), min(offset + size - at, len(piece))
+            at += len(piece)
+            if start < end:
+                yield piece[start:end]
+            if at >= offset + size:
+                return
+
+
+__all__ = ["BlobFile", "Found", "Tree", "file_content", "layer_entries", "scan_layer"]

@@ -1,0 +1,473 @@
+"""The public face: `open` and `Store` (floor 5). Few verbs; the rest are values.
+
+A `Store` may be shared by threads, and its directory by any number of processes. A handle is not to
+be used after a fork; open the store again in the child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+from . import values
+from .errors import InvalidInputError, NotFoundError
+from .layers.assemble import BlobFile
+from .layers.content import Content
+from .layers.content import Operation as ContentOperation
+from .storage.leases import listing
+from .storage.storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    from .layers.tree import Tree
+    from .oci.images import LayerRef
+
+ProgressCallback = values.ProgressCallback
+T = TypeVar("T")
+
+
+def default_path() -> str:
+    """`$LAYERSTORE_DIR`, else `/var/lib/layerstore` for root, else below `$XDG_DATA_HOME`."""
+    given = os.environ.get("LAYERSTORE_DIR")
+    if given:
+        return given
+    home = os.environ.get("XDG_DATA_HOME")
+    if home:
+        return os.path.join(home, "layerstore")
+    if os.geteuid() == 0:
+        return "/var/lib/layerstore"
+    return os.path.join(os.path.expanduser("~"), ".local", "share", "layerstore")
+
+
+def open(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    create: bool = True,
+    readonly: bool = False,
+    timeout: float | None = None,
+) -> Store:
+    """Opens the store in a directory; makes it if it is missing, unless `create` is False.
+
+    `readonly` needs no right to write; what it reads is verified, but nothing is held for it.
+    `timeout` (seconds) bounds every wait for another process; None waits for ever.
+    Raises NotFoundError, UnsupportedError (newer format, remote filesystem), CorruptError, BusyError,
+    PermissionDeniedError."""
+    where = os.fspath(path) if path is not None else default_path()
+    return Store(
+        open_storage(where, create_missing=create, readonly=readonly, timeout=timeout)
+    )
+
+
+def rebuild_index(path: str | os.PathLike[str], *, timeout: float | None = None) -> values.CheckReport:
+    """Makes the index of a store anew from its packs alone, names included.
+
+    Needs the store to itself (BusyError otherwise). Reports what could not be made whole."""
+    from .storage.rebuild import rebuild
+
+    return rebuild(os.fspath(path), timeout=timeout)
+
+
+class Lease:
+    """Protects what is put while it is in use, and what it held before, until it is dropped or its
+    ttl has passed. Use as a context manager; leaving it drops it."""
+
+    def __init__(self, store: Store, lease_id: str) -> None:
+        self._store = store
+        self.id = lease_id
+
+    def __enter__(self) -> Lease:
+        self._store._storage.use_lease(self.id)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(NotFoundError):
+            self.drop()
+
+    def drop(self) -> None:
+        """Lets go what it held."""
+        self._store.drop_lease(self.id)
+
+
+class BlobWriter:
+    """A blob that is written piece by piece: `write`, then `commit`, or `abort`.
+
+    The pieces lie in a temporary file of the store's filesystem until the digest is known."""
+
+    def __init__(self, store: Store) -> None:
+        import tempfile
+
+        self._store = store
+        self._file = tempfile.TemporaryFile(dir=store.path)
+        self.offset = 0
+
+    def __enter__(self) -> BlobWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.abort()
+
+    def write(self, data: bytes) -> int:
+        """Appends; returns how many bytes."""
+        self._file.write(data)
+        self.offset += len(data)
+        return len(data)
+
+    def commit(
+        self, digest: str | None = None, *, media_type: str = "application/octet-stream"
+    ) -> values.Descriptor:
+        """Stores what was written. Raises DigestMismatchError, and keeps nothing then."""
+        self._file.seek(0)
+        out = self._store.put(self._file, digest=digest, size=self.offset, media_type=media_type)
+        self.abort()
+        return out
+
+    def abort(self) -> None:
+        """Drops what was written."""
+        self._file.close()
+
+
+class Image:
+    """One image: its documents, its layers, its files."""
+
+    def __init__(self, store: Store, ref: values.Ref, platform: str | None = None) -> None:
+        self._store = store
+        self.ref = ref
+        self.platform = platform
+
+    @property
+    def info(self) -> values.ImageInfo:
+        from .oci import images
+
+        return self._store._with(lambda op: images.describe(op, self.ref))
+
+    @property
+    def manifest_bytes(self) -> bytes:
+        """The exact bytes of the manifest or index."""
+        from .oci.jsonio import MAX_MANIFEST
+
+        return self._store._with(lambda op: op.read(self.ref.digest, MAX_MANIFEST))
+
+    @property
+    def config_bytes(self) -> bytes:
+        """The exact bytes of the config. Raises NotFoundError for an artifact without one."""
+        from .oci import images
+
+        return self._store._with(lambda op: images.config(op, self.ref, self.platform))
+
+    @property
+    def history(self) -> list[dict[str, object]]:
+        """The config's history, oldest first, each step with its layer where it has one."""
+        from .oci import images
+
+        return self._store._with(lambda op: images.history(op, self.ref, self.platform))
+
+    @property
+    def layers(self) -> list[LayerRef]:
+        """The layers, lowest first."""
+        from .oci import images
+
+        return self._store._with(lambda op: images.layers(op, self.ref, self.platform))
+
+    def _tree(self, layer: int | None) -> Tree:
+        from .layers.tree import Tree
+
+        layers = self.layers
+        if layer is not None:
+            if not 0 <= layer < len(layers):
+                raise NotFoundError(f"{self.ref.name} has {len(layers)} layers, no layer {layer}")
+            layers = [layers[layer]]
+        return Tree(self._store._content, [one.digest for one in layers])
+
+    def entries(self, path: str = "", *, layer: int | None = None) -> Iterator[values.Entry]:
+        """Files at and below `path`, as a container would see them (whiteouts applied), sorted; with
+        `layer` (0 is the lowest) those of one layer, as they stand in it, whiteouts shown."""
+        if layer is None:
+            for found in self._tree(None).entries(path):
+                yield found.entry
+            return
+        from .layers.tree import clean, layer_entries
+
+        layers = self.layers
+        if not 0 <= layer < len(layers):
+            raise NotFoundError(f"{self.ref.name} has {len(layers)} layers, no layer {layer}")
+        want = clean(path)
+        for found in layer_entries(self._store._content, layers[layer].digest, layer):
+            at = clean(found.entry.path)
+            if not want or at == want or (at or "").startswith(f"{want}/"):
+                yield found.entry
+
+    def open(self, path: str, *, layer: int | None = None) -> Iterator[bytes]:
+        """The content of a file, in pieces; links are followed inside the image."""
+        from .layers.tree import file_content
+
+        return file_content(self._store._content, self._tree(layer).resolve(path))
+
+
+class Store:
+    """An open store. Close it, or use it as a context manager."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._content = Content(storage)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the session. What was put and is named by no ref and no lease is let go."""
+        self._storage.close()
+
+    @property
+    def path(self) -> str:
+        return self._storage.path
+
+    @property
+    def readonly(self) -> bool:
+        return self._storage.readonly
+
+    def _with(self, work: Callable[[ContentOperation], T]) -> T:
+        with self._content.operation() as op:
+            return work(op)
+
+    # ---- blobs --------------------------------------------------------------------------------
+
+    def put(
+        self,
+        data: BinaryIO | bytes | Iterable[bytes],
+        *,
+        digest: str | None = None,
+        size: int | None = None,
+        media_type: str = "application/octet-stream",
+        progress: Callable[[int], None] | None = None,
+    ) -> values.Descriptor:
+        """Stores a blob; durable when it returns, and held until the store is closed, or longer by a
+        ref or lease. `digest` and `size` are verified. Raises DigestMismatchError."""
+        with self._content.operation() as op:
+            info = op.put(
+                data, digest=digest, size=size, media_type=media_type, progress=progress, inspect=False
+            )
+        return values.Descriptor(info.digest, info.bytes, info.media_type)
+
+    def writer(self) -> BlobWriter:
+        """A blob to be written piece by piece."""
+        return BlobWriter(self)
+
+    def stat(self, digest: str) -> values.BlobInfo:
+        """What is known of a blob, with its share on disk. Raises NotFoundError."""
+        from .storage.accounting import stored_bytes
+
+        with self._content.operation() as op:
+            info = op.stat(digest)
+            if info is None:
+                raise NotFoundError(f"no blob {digest} in the store", digest=digest)
+            return values.BlobInfo(
+                info.digest,
+                info.bytes,
+                info.media_type,
+                info.forms,
+                stored_bytes(self._storage, digest),
+                0,
+                info.diff_id,
+                info.problem,
+            )
+
+    def blobs(self) -> Iterator[values.BlobInfo]:
+        """Every blob, sorted by digest."""
+        with self._content.operation() as op:
+            yield from op.blobs()
+
+    def open_blob(self, digest: str) -> BlobFile:
+        """A blob as a binary file: read, readinto, seek, tell; `.chunks()` to stream."""
+        self._storage.check_usable()
+        return self._content.open(digest)
+
+    def referrers(self, digest: str) -> list[str]:
+        """Digests of the manifests whose subject is `digest`."""
+        return self._with(lambda op: op.referrers(digest))
+
+    # ---- images -------------------------------------------------------------------------------
+
+    def import_images(
+        self,
+        transport: str,
+        name: str | None = None,
+        *,
+        all: bool = False,
+        strict: bool = False,
+        defer: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> list[values.ImageInfo]:
+        """Takes one image, or with `all` every image of a transport (`oci:`, `oci-archive:`,
+        `docker-archive:`). `strict` refuses layers that do not decode or do not match their diff_id;
+        `defer` leaves looking into compressed layers for later."""
+        from .oci.importing import import_images
+        from .oci.transports import parse
+
+        return import_images(
+            self._content,
+            parse(transport),
+            name=name,
+            all=all,
+            strict=strict,
+            defer=defer,
+            progress=progress,
+        )
+
+    def import_image(
+        self,
+        transport: str,
+        name: str | None = None,
+        *,
+        strict: bool = False,
+        defer: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> values.ImageInfo:
+        """Takes one image; see `import_images`."""
+        return self.import_images(transport, name, strict=strict, defer=defer, progress=progress)[0]
+
+    def export_images(
+        self,
+        names: Sequence[str],
+        transport: str,
+        *,
+        referrers: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> list[values.ImageInfo]:
+        """Writes images out with the bytes and digests they came with, every digest verified."""
+        from .oci.exporting import export_images
+        from .oci.transports import parse
+
+        return export_images(
+            self._content, list(names), parse(transport), referrers=referrers, progress=progress
+        )
+
+    def export_image(
+        self,
+        name: str,
+        transport: str,
+        *,
+        referrers: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> values.ImageInfo:
+        """Writes one image out; see `export_images`."""
+        return self.export_images([name], transport, referrers=referrers, progress=progress)[0]
+
+    def images(self) -> list[values.ImageInfo]:
+        """All images, sorted by name."""
+        from .oci import images
+
+        with self._content.operation() as op:
+            return [images.describe(op, ref) for ref in op.refs()]
+
+    def image(self, name: str, *, platform: str | None = None) -> Image:
+        """One image, by name, name with digest, or digest prefix. Raises NotFoundError."""
+        from .oci import images
+
+        return Image(self, self._with(lambda op: images.find(op, name)), platform)
+
+    def tag(self, name: str, new: str) -> values.Ref:
+        """Gives an image another name; an image that had it loses it."""
+        from .oci import images, references
+
+        with self._content.operation() as op:
+            ref = images.find(op, name)
+            full = references.full_name(new)
+            made = values.Ref(full, ref.digest, ref.size, ref.media_type)
+            op.commit_refs({full: made})
+            return made
+
+    def untag(self, name: str) -> values.Ref:
+        """Takes a name away; what nothing else reaches is for the next gc."""
+        from .oci import images
+
+        with self._content.operation() as op:
+            ref = images.find(op, name)
+            if not ref.name:
+                raise InvalidInputError(f"{name} is no name: give the name to take away")
+            op.commit_refs({}, remove=[ref.name])
+            return ref
+
+    # ---- leases -------------------------------------------------------------------------------
+
+    def lease(self, ttl: float | None = None) -> Lease:
+        """A new lease; `ttl` in seconds, None: until it is dropped. It outlives this process."""
+        return Lease(self, self._storage.create_lease(ttl))
+
+    def use_lease(self, lease_id: str) -> Lease:
+        """Everything put from now on is held by this lease, too. Raises NotFoundError."""
+        self._storage.use_lease(lease_id)
+        return Lease(self, lease_id)
+
+    def drop_lease(self, lease_id: str) -> None:
+        """Lets go what a lease held. Raises NotFoundError."""
+        self._storage.drop_lease(lease_id)
+
+    def leases(self) -> list[values.LeaseInfo]:
+        """The leases that have not expired."""
+        with self._storage.index.read() as snapshot:
+            return listing(snapshot)
+
+    # ---- upkeep -------------------------------------------------------------------------------
+
+    def gc(
+        self,
+        *,
+        dry_run: bool = False,
+        max_time: float | None = None,
+        max_repack_size: int | None = None,
+        aggressive: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> values.GCReport:
+        """Frees what no ref, lease or running operation reaches. Others go on meanwhile.
+
+        `max_time` in seconds and `max_repack_size` in bytes bound it; the next one goes on."""
+        from .storage.gc import collect
+
+        return collect(
+            self._storage,
+            dry_run=dry_run,
+            max_time=max_time,
+            max_repack_size=max_repack_size,
+            aggressive=aggressive,
+            progress=progress,
+        )
+
+    def check(
+        self,
+        *,
+        blocks: bool = False,
+        full: bool = False,
+        max_time: float | None = None,
+        repair_from: str | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> values.CheckReport:
+        """Verifies the store: index, lengths and tables of contents; with `blocks` every checksum;
+        with `full` every chunk and every blob's digest. `max_time` (seconds) stops it; the next one
+        goes on, oldest checked first. `repair_from`: a transport that has the bytes."""
+        from .layers.checking import check
+        from .oci.repair import repair_source
+
+        return check(
+            self._content,
+            blocks=blocks,
+            full=full,
+            max_time=max_time,
+            repair=None if repair_from is None else repair_source(repair_from),
+            progress=progress,
+        )
+
+    def stats(self, *, images: bool = False) -> values.Stats:
+        """What is kept and what it costs; with `images` for each image too (slower)."""
+        from .storage.accounting import stats
+
+        return stats(self._storage, per_image=images)
