@@ -7,8 +7,8 @@ BIN    := $(VENV)/bin
 JOBS   ?= 2
 CORPUS ?=
 SECTIONS ?=
-SECONDS ?= 60
-CSRC   := $(wildcard csrc/*.c csrc/*.h csrc/*/*.c csrc/*/*.h)
+TIME   ?= 60
+CSRC   := $(wildcard csrc/*.c csrc/*.h)
 TYPED  := -p layerstore -p benchmarks
 
 .DEFAULT_GOAL := help
@@ -43,12 +43,12 @@ lint: build ## ruff, mypy --strict, clang-format: nothing is changed
 	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy $(TYPED)
 	$(BIN)/mypy --strict examples/*.py
-	$(BIN)/clang-format --dry-run -Werror $(CSRC)
+	$(BIN)/clang-format --dry-run -Werror $(CSRC) tests/fuzz/*.c
 
 format: build ## Puts Python and C into shape
 	$(BIN)/ruff check -q --fix .
 	$(BIN)/ruff format -q .
-	$(BIN)/clang-format -i $(CSRC)
+	$(BIN)/clang-format -i $(CSRC) tests/fuzz/*.c
 
 # A copy, so that the build in place stays as it is. CPython leaks by design at exit: leaks are not
 # looked for; everything else that the sanitizers know ends the run.
@@ -61,10 +61,18 @@ sanitize: build ## The C machines under AddressSanitizer and UBSan, with their t
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
 	  ../../$(BIN)/python -m pytest -p no:cacheprovider -n $(JOBS) tests/core
 
-fuzz: build ## The property tests with new seeds, for SECONDS=60
-	@end=$$(( $$(date +%s) + $(SECONDS) )); while [ $$(date +%s) -lt $$end ]; do \
+fuzz: build ## New seeds for the property tests, libFuzzer for the C machines where clang is: TIME=60
+	@if cc=$$(command -v clang || command -v clang-14); then set -e; \
+	  mkdir -p build/fuzz/corpus build/fuzz/seeds; \
+	  for f in v7 oldgnu gnu ustar posix; do tar --format=$$f -cf build/fuzz/seeds/$$f.tar csrc tests/fuzz; done; \
+	  $$cc -g -O1 -std=c11 -Icsrc -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+	    tests/fuzz/split_join.c csrc/*.c -o build/fuzz/split_join; \
+	  build/fuzz/split_join -max_total_time=$(TIME) -max_len=131072 -print_final_stats=1 \
+	    -artifact_prefix=build/fuzz/ build/fuzz/corpus build/fuzz/seeds; \
+	else echo "no clang: the property tests only"; fi
+	@end=$$(( $$(date +%s) + $(TIME) )); while [ $$(date +%s) -lt $$end ]; do \
 	  seed=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' '); echo "seed $$seed"; \
-	  $(BIN)/python -m pytest -n $(JOBS) -m "not slow" --hypothesis-seed=$$seed tests/core || exit 1; done
+	  $(BIN)/python -m pytest -n $(JOBS) --hypothesis-seed=$$seed tests/core || exit 1; done
 
 bench-quick: build ## Benchmarks on content that pip brings, without root, below two minutes
 	$(BIN)/python -m benchmarks --quick
