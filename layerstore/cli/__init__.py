@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 
-def main(
-    argv: Sequence[str] | None = None, *, open_store: Callable[..., Any] | None = None
-) -> int:
+def main(argv: Sequence[str] | None = None, *, open_store: Callable[..., Any] | None = None) -> int:
     """Runs one command and returns its exit status.
 
     Without `argv` it owns the process (arguments of the process, its signals). `open_store` stands in

@@ -58,9 +58,7 @@ class Context:
     def progress(self) -> Meter:
         """The callback that verbs hand to the library."""
         if self._meter is None:
-            self._meter = meter(
-                self.args.progress, quiet=self.args.quiet, check=self._guard.check
-            )
+            self._meter = meter(self.args.progress, quiet=self.args.quiet, check=self._guard.check)
             self.output.before_message = self._meter.clear
         return self._meter
 
@@ -100,11 +98,11 @@ class Context:
         options: dict[str, Any] = {"create": create, "timeout": self.args.timeout}
         try:
             try:
-                return opener(self.path, **options)  # type: ignore[no-any-return]
+                return opener(self.path, **options)
             except (layerstore.PermissionDeniedError, OSError) as error:
                 if write or (isinstance(error, OSError) and error.errno not in _NOT_OURS):
                     raise
-            return opener(self.path, readonly=True, **options)  # type: ignore[no-any-return]
+            return opener(self.path, readonly=True, **options)
         except layerstore.BusyError as error:
             if getattr(error, "same_pid", False):
                 raise SamePid(error) from error

@@ -1,7 +1,7 @@
 """Which directory is the store, when nobody says.
 
-`--store`, else `$LAYERSTORE_DIR`, else `$XDG_DATA_HOME/layerstore` (by default
-`~/.local/share/layerstore`); for root `/var/lib/layerstore`.
+`--store`, else `$LAYERSTORE_DIR`, else `$XDG_DATA_HOME/layerstore`, else `/var/lib/layerstore` for root
+and `~/.local/share/layerstore` for everybody else: what `layerstore.open()` takes, too.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ SYSTEM = "/var/lib/layerstore"
 
 
 def store_path(option: str | None, environment: Mapping[str, str], uid: int) -> str:
-    """The store's directory. Empty variables count as unset, and so does a relative XDG_DATA_HOME
-    (XDG base directory specification)."""
+    """The store's directory. Empty variables count as unset."""
     if option is not None:
         return option
     if named := environment.get("LAYERSTORE_DIR"):
         return named
+    if data := environment.get("XDG_DATA_HOME"):
+        return os.path.join(data, "layerstore")
     if uid == 0:
         return SYSTEM
-    data = environment.get("XDG_DATA_HOME", "")
-    if not os.path.isabs(data):
-        data = os.path.join(os.path.expanduser("~"), ".local", "share")
-    return os.path.join(data, "layerstore")
+    return os.path.join(os.path.expanduser("~"), ".local", "share", "layerstore")

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-_BATCH = 1 << 16  # characters gathered before a write: one system call per line costs a second in 10^6
+_BATCH = (
+    1 << 16
+)  # characters gathered before a write: one system call per line costs a second in 10^6
 
 
 class ReaderGone(Exception):

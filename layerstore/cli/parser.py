@@ -66,8 +66,10 @@ def _flag(*names: str, help: str) -> Argument:
     return Argument(names, help, flag=True)
 
 
-def _image(nargs: str | None = None, help: str = "image: NAME[:TAG], NAME@DIGEST, or the first "
-           "8 or more digits of its digest") -> Argument:
+def _image(
+    nargs: str | None = None,
+    help: str = "image: NAME[:TAG], NAME@DIGEST, or the first 8 or more digits of its digest",
+) -> Argument:
     return Argument(("name",), help, takes="image", nargs=nargs, metavar="NAME")
 
 
@@ -117,16 +119,31 @@ GLOBAL = (
 
 _BLOB = (
     Verb(
-        "cat", "write a blob's bytes to stdout, verified", "verbs_blobs", "cat", (_DIGEST,),
+        "cat",
+        "write a blob's bytes to stdout, verified",
+        "verbs_blobs",
+        "cat",
+        (_DIGEST,),
     ),
     Verb(
-        "put", "put a file as a blob, and print its digest", "verbs_blobs", "put",
+        "put",
+        "put a file as a blob, and print its digest",
+        "verbs_blobs",
+        "put",
         (
             Argument(("file",), "the file, or - for stdin", takes="file", metavar="FILE"),
-            _option("--digest", help="the digest that it must have", metavar="DIGEST",
-                    type=arguments.digest),
-            _option("--media-type", help="its media type (default: application/octet-stream)",
-                    metavar="TYPE", default="application/octet-stream"),
+            _option(
+                "--digest",
+                help="the digest that it must have",
+                metavar="DIGEST",
+                type=arguments.digest,
+            ),
+            _option(
+                "--media-type",
+                help="its media type (default: application/octet-stream)",
+                metavar="TYPE",
+                default="application/octet-stream",
+            ),
         ),
         "Without --lease the blob is held under a new lease of one hour, whose id is printed on "
         "stderr (in the document with --json): name the blob in an image, or under a lease of "
@@ -138,39 +155,68 @@ _BLOB = (
 
 _LEASE = (
     Verb(
-        "create", "make a lease, and print its id", "verbs_leases", "create",
-        (_option("--ttl", help="how long it lives after its last use (default: 1h)",
-                 metavar="TIME", type=arguments.positive_duration, default=3600.0),),
+        "create",
+        "make a lease, and print its id",
+        "verbs_leases",
+        "create",
+        (
+            _option(
+                "--ttl",
+                help="how long it lives after its last use (default: 1h)",
+                metavar="TIME",
+                type=arguments.positive_duration,
+                default=3600.0,
+            ),
+        ),
         "What other commands put under a lease (--lease ID or $LAYERSTORE_LEASE) is safe from gc "
         "until the lease is removed or has not been used for its time. Setting the clock does not "
         "shorten it.",
     ),
     Verb("ls", "list leases", "verbs_leases", "ls"),
-    Verb("rm", "remove leases; what they held goes with the next gc, unless something else needs it",
-         "verbs_leases", "rm",
-         (Argument(("id",), "the lease's id", takes="lease", nargs="+", metavar="ID"),)),
+    Verb(
+        "rm",
+        "remove leases; what they held goes with the next gc, unless something else needs it",
+        "verbs_leases",
+        "rm",
+        (Argument(("id",), "the lease's id", takes="lease", nargs="+", metavar="ID"),),
+    ),
 )
 
 VERBS = (
     Verb(
-        "import", "take an image into the store", "verbs_transfer", "import_",
+        "import",
+        "take an image into the store",
+        "verbs_transfer",
+        "import_",
         (
             _transport(),
-            Argument(("name",), "its name in the store (default: the one that the source carries)",
-                     nargs="?", metavar="NAME"),
+            Argument(
+                ("name",),
+                "its name in the store (default: the one that the source carries)",
+                nargs="?",
+                metavar="NAME",
+            ),
             _flag("--all", help="every image there; NAME is a prefix for their own tags"),
             _flag("--defer", help="leave the optimising for later"),
-            _flag("--strict",
-                  help="refuse layers that do not decode or do not match their diff_id"),
+            _flag(
+                "--strict", help="refuse layers that do not decode or do not match their diff_id"
+            ),
         ),
     ),
     Verb(
-        "export", "write images out of the store, with the same bytes and digests",
-        "verbs_transfer", "export",
+        "export",
+        "write images out of the store, with the same bytes and digests",
+        "verbs_transfer",
+        "export",
         (
-            Argument(("words",), "one or more images, then where to: oci:DIR[:TAG], "
-                     "oci-archive:FILE[:TAG] or docker-archive:FILE[:REF]", takes="image",
-                     nargs="+", metavar="NAME... TRANSPORT"),
+            Argument(
+                ("words",),
+                "one or more images, then where to: oci:DIR[:TAG], "
+                "oci-archive:FILE[:TAG] or docker-archive:FILE[:REF]",
+                takes="image",
+                nargs="+",
+                metavar="NAME... TRANSPORT",
+            ),
             _flag("--referrers", help="take signatures and attestations along"),
         ),
         "An existing layout is added to, atomically; what is there already stays as it is. Writers "
@@ -178,67 +224,126 @@ VERBS = (
     ),
     Verb("images", "list the images", "verbs_images", "images"),
     Verb(
-        "inspect", "what an image is made of", "verbs_images", "inspect",
-        (_image(), _flag("--raw", help="the manifest's exact bytes"),
-         _flag("--config", help="the config's exact bytes")),
+        "inspect",
+        "what an image is made of",
+        "verbs_images",
+        "inspect",
+        (
+            _image(),
+            _flag("--raw", help="the manifest's exact bytes"),
+            _flag("--config", help="the config's exact bytes"),
+        ),
     ),
     Verb("history", "how an image came to be", "verbs_images", "history", (_image(),)),
     Verb(
-        "tag", "give an image another name", "verbs_images", "tag",
+        "tag",
+        "give an image another name",
+        "verbs_images",
+        "tag",
         (_image(), Argument(("new",), "the further name, or the name to move", metavar="NEW")),
     ),
     Verb(
-        "untag", "remove names; what nothing else needs goes with the next gc", "verbs_images",
-        "untag", (_image(nargs="+"),),
+        "untag",
+        "remove names; what nothing else needs goes with the next gc",
+        "verbs_images",
+        "untag",
+        (_image(nargs="+"),),
     ),
     Verb(
-        "ls", "list files of an image, as a container would see them", "verbs_files", "ls",
-        (_image(), Argument(("path",), "list this file, or what is below this directory",
-                            nargs="?", metavar="PATH", default=""), _LAYER),
+        "ls",
+        "list files of an image, as a container would see them",
+        "verbs_files",
+        "ls",
+        (
+            _image(),
+            Argument(
+                ("path",),
+                "list this file, or what is below this directory",
+                nargs="?",
+                metavar="PATH",
+                default="",
+            ),
+            _LAYER,
+        ),
     ),
     Verb(
-        "cat", "write a file of an image to stdout", "verbs_files", "cat",
+        "cat",
+        "write a file of an image to stdout",
+        "verbs_files",
+        "cat",
         (_image(), Argument(("path",), "the file", metavar="PATH"), _LAYER),
     ),
     Verb("blob", "any blob by its digest: cat, put, stat, ls", verbs=_BLOB),
     Verb("lease", "protect what commands put from gc: create, ls, rm", verbs=_LEASE),
     Verb(
-        "gc", "free what nothing refers to", "verbs_maintenance", "gc",
+        "gc",
+        "free what nothing refers to",
+        "verbs_maintenance",
+        "gc",
         (
             _flag("--dry-run", help="say what would go, and remove nothing"),
-            _option("--max-time", help="stop after this long; the next gc goes on", metavar="TIME",
-                    type=arguments.positive_duration),
-            _option("--max-repack-size", help="rewrite at most this much to get space back",
-                    metavar="SIZE", type=arguments.size),
-            _flag("--aggressive", help="get back (nearly) every dead byte, at the price of "
-                  "rewriting more"),
+            _option(
+                "--max-time",
+                help="stop after this long; the next gc goes on",
+                metavar="TIME",
+                type=arguments.positive_duration,
+            ),
+            _option(
+                "--max-repack-size",
+                help="rewrite at most this much to get space back",
+                metavar="SIZE",
+                type=arguments.size,
+            ),
+            _flag(
+                "--aggressive",
+                help="get back (nearly) every dead byte, at the price of rewriting more",
+            ),
         ),
         "Safe at any time, while others read and write. What a running command may still need is "
         "counted as pending and goes with a later gc.",
     ),
     Verb(
-        "check", "verify the store, and repair it", "verbs_maintenance", "check",
+        "check",
+        "verify the store, and repair it",
+        "verbs_maintenance",
+        "check",
         (
             _flag("--blocks", help="every checksum, at disk speed"),
             _flag("--full", help="every chunk, and every blob's digest"),
-            _option("--max-time", help="stop after this long; the next check goes on from there",
-                    metavar="TIME", type=arguments.positive_duration),
-            _option("--repair-from", help="heal damage with bytes from there", takes="transport",
-                    metavar="TRANSPORT"),
+            _option(
+                "--max-time",
+                help="stop after this long; the next check goes on from there",
+                metavar="TIME",
+                type=arguments.positive_duration,
+            ),
+            _option(
+                "--repair-from",
+                help="heal damage with bytes from there",
+                takes="transport",
+                metavar="TRANSPORT",
+            ),
             _flag("--rebuild-index", help="first make the index anew, from the packs alone"),
         ),
         "Looks at the index, at lengths and at tables of contents, unless told to look deeper. "
         "The exit status is 3 when damage was found and not repaired.",
     ),
     Verb(
-        "stats", "what is kept, what it costs, what was saved", "verbs_maintenance", "stats",
+        "stats",
+        "what is kept, what it costs, what was saved",
+        "verbs_maintenance",
+        "stats",
         (_flag("--images", help="for each image: bytes held alone, shared, freed if removed"),),
     ),
     Verb(
-        "completion", "a completion script for a shell", "verbs_about", "completion",
+        "completion",
+        "a completion script for a shell",
+        "verbs_about",
+        "completion",
         (Argument(("shell",), "bash, zsh or fish", choices=("bash", "zsh", "fish")),),
     ),
-    Verb("version", "versions of layerstore, its store format and Python", "verbs_about", "version"),
+    Verb(
+        "version", "versions of layerstore, its store format and Python", "verbs_about", "version"
+    ),
 )
 
 

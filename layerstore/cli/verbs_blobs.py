@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from stat import S_ISREG
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .context import Context
 from .output import human, human_seconds
@@ -25,33 +27,58 @@ def cat(context: Context) -> None:
 def put(context: Context) -> None:
     """`blob put FILE`: held under the lease that was named, else under a new one of an hour."""
     args, output = context.args, context.output
-    with ExitStack() as stack:
-        size = None
+    with _source(args.file) as (source, size):
         store = context.store(create=True)
-        if args.file == "-":
-            source = sys.stdin.buffer
-        else:
-            source = stack.enter_context(open(args.file, "rb"))
-            status = os.fstat(source.fileno())
-            size = status.st_size if os.path.isfile(args.file) else None
-        own = None
-        if context.lease is None:
-            own = store.lease(ttl=HOLD)
-            stack.callback(own.drop)  # until the blob is in
-            store.use_lease(own.id)
-        blob = store.put(source, digest=args.digest, size=size, media_type=args.media_type)
-        if own is not None:
-            stack.pop_all().pop_all()
-    lease = own.id if own is not None else context.lease
+        own = None if context.lease else store.lease(ttl=HOLD)
+        try:
+            if own is not None:
+                store.use_lease(own.id)
+            blob = store.put(
+                source,
+                digest=args.digest,
+                size=size,
+                media_type=args.media_type,
+                progress=_step(context, size or 0),
+            )
+        except BaseException:
+            if own is not None:
+                own.drop()
+            raise
     context.done()
+    lease = own.id if own is not None else context.lease
     if output.json:
-        document = {"digest": blob.digest, "bytes": blob.bytes, "media_type": blob.media_type}
-        output.document({**document, "new_bytes": blob.new_bytes, "lease": lease})
+        document = {"digest": blob.digest, "bytes": blob.size, "media_type": blob.media_type}
+        output.document({**document, "lease": lease})
         return
     output.line(blob.digest)
-    output.note(f"{human(blob.bytes)}, the store grew by {human(blob.new_bytes)}", verbose=True)
+    output.note(human(blob.size), verbose=True)
     if own is not None:
         output.note(f"held under lease {own.id} for {human_seconds(HOLD)}")
+
+
+def _step(context: Context, total: int) -> Callable[[int], None]:
+    """The meter as `Store.put` feeds it: with the bytes of each step."""
+    from layerstore import Progress
+
+    done = 0
+
+    def step(size: int) -> None:
+        nonlocal done
+        done += size
+        context.progress(Progress("put", done, total))
+
+    return step
+
+
+@contextmanager
+def _source(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
+    """The file to read and, where it is one with a size, its bytes; `-` is stdin."""
+    if name == "-":
+        yield sys.stdin.buffer, None
+        return
+    with open(name, "rb") as file:
+        status = os.fstat(file.fileno())
+        yield file, status.st_size if S_ISREG(status.st_mode) else None
 
 
 def stat(context: Context) -> None:

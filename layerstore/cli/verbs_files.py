@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from .context import Context
@@ -66,9 +65,7 @@ def _line(entry: layerstore.Entry) -> str:
 
 def _mode(entry: layerstore.Entry) -> str:
     """`-rwxr-xr-x`"""
-    bits = [
-        letter if entry.mode >> (8 - n) & 1 else "-" for n, letter in enumerate("rwxrwxrwx")
-    ]
+    bits = [letter if entry.mode >> (8 - n) & 1 else "-" for n, letter in enumerate("rwxrwxrwx")]
     for place, bit, letter in ((2, 0o4000, "s"), (5, 0o2000, "s"), (8, 0o1000, "t")):
         if entry.mode & bit:
             bits[place] = letter if bits[place] == "x" else letter.upper()
@@ -78,5 +75,4 @@ def _mode(entry: layerstore.Entry) -> str:
 def cat(context: Context) -> None:
     """`cat NAME PATH`"""
     args = context.args
-    with context.store().image(args.name).open(args.path, layer=args.layer) as file:
-        context.output.bytes(file.chunks())
+    context.output.bytes(context.store().image(args.name).open(args.path, layer=args.layer))

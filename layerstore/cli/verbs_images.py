@@ -143,13 +143,16 @@ def tag(context: Context) -> None:
 
 
 def untag(context: Context) -> None:
-    """`untag NAME...`: all of them or, when one is not there, none."""
+    """`untag NAME...`, in order; one that is not there ends it, and what went before is said."""
     output = context.output
     store = context.store(write=True)
-    known = {info.name for info in store.images()}
-    gone = []
-    for name in context.args.name:
-        gone.append(store.untag(name))
+    gone: list[layerstore.Ref] = []
+    try:
+        gone.extend(store.untag(name) for name in context.args.name)
+    except Exception:
+        for ref in gone:
+            output.note(f"untagged before that: {ref.name}")
+        raise
     if output.json:
         output.document({"images": [{"name": ref.name, "digest": ref.digest} for ref in gone]})
     else:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from . import exits
 from .context import Context
 from .output import human, human_seconds, short
-from .parser import UsageError
 
 if TYPE_CHECKING:
     import layerstore
@@ -41,8 +40,10 @@ def gc(context: Context) -> None:
     blobs = f"{report.removed_blobs} blobs, {report.condemned_chunks} chunks"
     output.line(f"{freed} {human(report.freed_bytes)} ({blobs}), {human_seconds(report.seconds)}")
     if report.pending_bytes:
-        output.line(f"{human(report.pending_bytes)} more are dead, but a running command or the "
-                    "budget holds them back; a later gc takes them")
+        output.line(
+            f"{human(report.pending_bytes)} more are dead, but a running command or the "
+            "budget holds them back; a later gc takes them"
+        )
     if not report.complete:
         output.note("stopped by --max-time or --max-repack-size: the next gc goes on")
 
@@ -99,8 +100,10 @@ def _print_check(context: Context, report: layerstore.CheckReport) -> None:
     output = context.output
     for damage in report.damaged:
         repaired = damage.digest in report.repaired
-        output.line(f"{'repaired' if repaired else 'DAMAGED'}  {damage.digest} ({damage.form}): "
-                    f"{damage.reason}")
+        output.line(
+            f"{'repaired' if repaired else 'DAMAGED'}  {damage.digest} ({damage.form}): "
+            f"{damage.reason}"
+        )
         output.lines(f"  in image {ref}" for ref in damage.refs)
         output.lines(f"  file {path}" for path in damage.paths)
     checked = f"{human(report.checked_bytes)} checked, {human_seconds(report.seconds)}"
