@@ -55,12 +55,12 @@ def open(
     Raises NotFoundError, UnsupportedError (newer format, remote filesystem), CorruptError, BusyError,
     PermissionDeniedError."""
     where = os.fspath(path) if path is not None else default_path()
-    return Store(
-        open_storage(where, create_missing=create, readonly=readonly, timeout=timeout)
-    )
+    return Store(open_storage(where, create_missing=create, readonly=readonly, timeout=timeout))
 
 
-def rebuild_index(path: str | os.PathLike[str], *, timeout: float | None = None) -> values.CheckReport:
+def rebuild_index(
+    path: str | os.PathLike[str], *, timeout: float | None = None
+) -> values.CheckReport:
     """Makes the index of a store anew from its packs alone, names included.
 
     Needs the store to itself (BusyError otherwise). Reports what could not be made whole."""
@@ -254,7 +254,12 @@ class Store:
         ref or lease. `digest` and `size` are verified. Raises DigestMismatchError."""
         with self._content.operation() as op:
             info = op.put(
-                data, digest=digest, size=size, media_type=media_type, progress=progress, inspect=False
+                data,
+                digest=digest,
+                size=size,
+                media_type=media_type,
+                progress=progress,
+                inspect=False,
             )
         return values.Descriptor(info.digest, info.bytes, info.media_type)
 

@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from typing import NamedTuple
 
 DONE = 0
 FAILED = 1
@@ -48,8 +48,7 @@ _BY_ERRNO = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """An error as the user sees it."""
 
     code: int

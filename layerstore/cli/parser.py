@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from . import arguments
 
@@ -24,8 +23,7 @@ class UsageError(Exception):
         self.usage = usage
 
 
-@dataclass(frozen=True, slots=True)
-class Argument:
+class Argument(NamedTuple):
     """One option or positional of a verb. `takes` tells completion what may stand there: image,
     transport, file, digest, lease or nothing of these. `flag` options take no value."""
 
@@ -44,8 +42,7 @@ class Argument:
         return self.names[0].startswith("-")
 
 
-@dataclass(frozen=True, slots=True)
-class Verb:
+class Verb(NamedTuple):
     """A verb: `room` is the module of this package that does it, `run` the function there. A group
     (`blob`, `lease`) has `verbs` of its own instead."""
 
@@ -55,7 +52,7 @@ class Verb:
     run: str = ""
     arguments: tuple[Argument, ...] = ()
     description: str = ""
-    verbs: tuple[Verb, ...] = field(default=())
+    verbs: tuple[Verb, ...] = ()
 
 
 def _option(*names: str, help: str, **more: Any) -> Argument:

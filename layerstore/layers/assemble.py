@@ -241,7 +241,12 @@ class _Slices:
 
 
 def _tar_pieces(
-    storage: Storage, row: BlobRow, busy: list[Future[None]], offset: int = 0, *, blank: bool = False
+    storage: Storage,
+    row: BlobRow,
+    busy: list[Future[None]],
+    offset: int = 0,
+    *,
+    blank: bool = False,
 ) -> Iterator[memoryview]:
     """A tar from `offset` on. Content before it stands in as zeros, so that nothing of it is decoded;
     with `blank` all content does."""
@@ -253,7 +258,9 @@ def _tar_pieces(
     heads = _bytes_of(storage, tar.head)
     marks = _bytes_of(storage, tar.marks)
     content = tar.content.size
-    slices = _Slices(_blank(content) if blank or offset >= OUT else _content(storage, tar.content, 0))
+    slices = _Slices(
+        _blank(content) if blank or offset >= OUT else _content(storage, tar.content, 0)
+    )
     skipping = offset >= OUT and not blank
     taken = 0
     produced = 0

@@ -182,8 +182,7 @@ class Operation:
         try:
             self._commit(staged)
         except BaseException:
-            if staged.raw is not None and staged.row.raw is not None:
-                self._storage.drop_raw(staged.row.raw)
+            staged.settle(keep=False)
             raise
         grown = staged.raw.size if staged.fresh and staged.raw is not None else 0
         grown += self._storage.take_appended()

@@ -377,7 +377,7 @@ def _raw(
     finally:
         if look is not None:
             look.close()
-    return Staged(row, raw=raw)
+    return Staged(row, raw=raw, writer=writer)
 
 
 class _Look:

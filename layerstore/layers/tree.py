@@ -59,7 +59,9 @@ def clean(name: str) -> str | None:
     return "/".join(parts)
 
 
-def tar_pieces(content: Content, digest: str, row: BlobRow, limit: int) -> Iterator[bytes | memoryview]:
+def tar_pieces(
+    content: Content, digest: str, row: BlobRow, limit: int
+) -> Iterator[bytes | memoryview]:
     """The uncompressed tar of a layer, for scanning."""
     if row.tar is not None:
         yield from headers_only(content.storage, row)
@@ -74,9 +76,7 @@ def tar_pieces(content: Content, digest: str, row: BlobRow, limit: int) -> Itera
             yield from inflate(blob.chunks(), kind, limit)
 
 
-def scan_layer(
-    content: Content, digest: str, limit: int = DEFAULT_LIMIT
-) -> Iterator[TarEntry]:
+def scan_layer(content: Content, digest: str, limit: int = DEFAULT_LIMIT) -> Iterator[TarEntry]:
     """The entries of one layer. Raises NotFoundError, InvalidInputError with offset and reason for
     a layer that does not decode, and LimitError for one that inflates past `limit` bytes."""
     with content.open(digest) as blob:
@@ -122,7 +122,15 @@ def layer_entries(content: Content, digest: str, layer: int = 0) -> Iterator[Fou
         entry = to_entry(source, name, layer)
         if posixpath.basename(name.rstrip("/")).startswith(PREFIX):
             entry = Entry(
-                entry.path, "whiteout", entry.mode, entry.uid, entry.gid, 0, entry.mtime, None, layer
+                entry.path,
+                "whiteout",
+                entry.mode,
+                entry.uid,
+                entry.gid,
+                0,
+                entry.mtime,
+                None,
+                layer,
             )
         yield Found(entry, digest, source)
 
@@ -184,7 +192,9 @@ class Tree:
         want = clean(path)
         if want is None:
             raise NotFoundError(f"no such path: {path}", path=path)
-        out = [f for p, f in self._found.items() if not want or p == want or p.startswith(want + "/")]
+        out = [
+            f for p, f in self._found.items() if not want or p == want or p.startswith(want + "/")
+        ]
         if want and not out:
             raise NotFoundError(f"no such path in the image: {path}", path=path)
         return sorted(out, key=lambda f: f.entry.path.split("/"))

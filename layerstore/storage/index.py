@@ -28,7 +28,7 @@ from blake3 import blake3
 
 from ..errors import BusyError, CorruptError, LayerstoreError, StoreFullError, UnsupportedError
 from .disk import Disk
-from .journal import Change, Journal, Position
+from .journal import HEADER_SIZE, Change, Journal, Position
 from .locks import Gate
 
 T = TypeVar("T")
@@ -52,8 +52,7 @@ class Table(IntEnum):
     HOLDS = 12  # lease id, blob serial -> nothing
     RAWS = 13  # raw serial -> size, checksum of each piece
     DAMAGE = 14  # what was found damaged
-    EXTENTS = 15  # space to give back
-    REVIVED = 16  # blob serials un-condemned since the condemned set was written
+    REVIVED = 15  # blob serials un-condemned since the condemned set was written
 
 
 # Not in the journal: made again from the packs (FILES is a mere short cut).
@@ -239,6 +238,15 @@ class Snapshot:
     def count(self, table: Table) -> int:
         return int(self._txn.stat(self._db[table])["entries"])
 
+    def logged_rows(self) -> Iterator[Change]:
+        """Every row of the journalled tables, for a checkpoint."""
+        for table in Table:
+            if table in UNLOGGED:
+                continue
+            for key, value in self.items(table):
+                if table != Table.META or (key != _K_SEQ and not key.startswith(b"sum:")):
+                    yield table, key, value
+
     def meta(self, name: bytes, default: int = 0) -> int:
         """A number of the META table."""
         value = self.get(Table.META, name)
@@ -268,6 +276,7 @@ class Write(Snapshot):
         self.changes: list[Change] = []
         self.dirty = False
         self._sums: dict[Table, int] = {}
+        self._rotate: int | None = None
 
     def put(self, table: Table, key: bytes, value: bytes) -> None:
         self.dirty = True
@@ -328,12 +337,20 @@ class Write(Snapshot):
                 name, value + seal(index.secret, Table.META, name, value), db=self._db[Table.META]
             )
         after = journal.append(self.position, self.changes)
+        if self._rotate is not None:
+            # This record is the old file's last; the next one goes to the new file.
+            after = Position(self._rotate, HEADER_SIZE, after.sequence, after.previous)
         self._write_position(after)
 
     def _write_position(self, at: Position) -> None:
         value = _POSITION.pack(at.file, at.offset, at.sequence, at.previous)
         stored = value + seal(self._index.secret, Table.META, _K_SEQ, value)
         self._txn.put(_K_SEQ, stored, db=self._db[Table.META])
+
+    def rotate_to(self, file: int) -> None:
+        """After this commit, records go to another file of the metadata pack, which is there."""
+        self.dirty = True
+        self._rotate = file
 
     def move_journal(self, at: Position) -> None:
         """Lets the next record go to another file (gc's checkpoint, rebuild)."""

@@ -21,6 +21,7 @@ from . import graph, placing
 from .condemned import is_hidden
 from .index import MAX_KEYS, Snapshot, Table, Write
 from .leases import hold_key
+from .raws import RawWriter
 from .rows import BlobRow, RawRow, Runs, dump, serial_key
 from .sink import Batch, Sink, chunk_rows
 
@@ -39,8 +40,18 @@ class Staged:
     runs: Runs = field(default_factory=list)
     edges: tuple[Edge, ...] = ()
     raw: RawRow | None = None
+    writer: RawWriter | None = None
     serial: int = 0
     fresh: bool = False
+
+    def settle(self, *, keep: bool) -> None:
+        """After the commit, or instead of it: lets the raw file go, to stay or to be unlinked."""
+        if self.writer is not None:
+            if keep:
+                self.writer.close()
+            else:
+                self.writer.discard()
+            self.writer = None
 
 
 class Fenced(Exception):
@@ -230,8 +241,7 @@ class Operation:
                 sink.writer.committed()
                 sink.committed()
         for blob in staged:
-            if not blob.fresh and blob.raw is not None and blob.row.raw is not None:
-                self.storage.drop_raw(blob.row.raw)
+            blob.settle(keep=blob.fresh)
 
     def _work(
         self,
@@ -284,7 +294,6 @@ class Operation:
         blob.fresh = True
         blob.serial = known if known is not None else tx.draw(b"next_blob")
         if old is not None and old.raw is not None and old.raw != row.raw:
-            tx.put(Table.EXTENTS, b"r" + serial_key(old.raw), b"")
             tx.delete(Table.RAWS, serial_key(old.raw))
         key = serial_key(blob.serial)
         tx.put(Table.BLOBS, key, row.to_bytes())

@@ -211,8 +211,8 @@ class PackWriter:
         number = self._index.update(lambda tx: tx.draw(b"next_pack"))
         path = self._packs.path(number)
         lock = FileLock(path)
-        if not lock.try_acquire():
-            raise CorruptError(f"the new pack {path} is held by somebody else", where=path)
+        # A collector that looks at unknown files may hold it for a moment.
+        lock.acquire(10.0, f"the new pack {path}")
         try:
             self._disk.write_at(lock.fd, header(self._uuid, number), 0, path)
             self._disk.sync(lock.fd, path)

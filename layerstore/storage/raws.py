@@ -11,6 +11,7 @@ import os
 from ..core.hashing import blake3
 from ..errors import CorruptError
 from .disk import Disk
+from .locks import FileLock
 from .rows import PIECE, PIECE_HASH, RawRow
 
 
@@ -45,8 +46,9 @@ class RawFiles:
         if not os.path.isdir(folder):
             self._disk.mkdir(folder)
             self._disk.sync_dir(self.directory)
-        fd = self._disk.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        return RawWriter(self._disk, path, serial, fd)
+        lock = FileLock(path)
+        lock.acquire(10.0, f"the new raw file {path}")
+        return RawWriter(self._disk, path, serial, lock)
 
     def read(self, serial: int, row: RawRow, piece: int) -> bytes:
         """One piece, its checksum verified. Raises CorruptError."""
@@ -78,11 +80,11 @@ class RawFiles:
 class RawWriter:
     """Writes one raw file in order, a checksum for each piece."""
 
-    def __init__(self, disk: Disk, path: str, serial: int, fd: int) -> None:
+    def __init__(self, disk: Disk, path: str, serial: int, lock: FileLock) -> None:
         self._disk = disk
         self.path = path
         self.serial = serial
-        self._fd = fd
+        self._lock = lock
         self._size = 0
         self._pending = bytearray()
         self._hashes: list[bytes] = []
@@ -90,7 +92,7 @@ class RawWriter:
     def write(self, data: bytes | memoryview) -> None:
         """Appends; the file grows as data comes."""
         view = memoryview(data)
-        self._disk.write_at(self._fd, view, self._size, self.path)
+        self._disk.write_at(self._lock.fd, view, self._size, self.path)
         self._size += len(view)
         if self._pending:
             take = min(PIECE - len(self._pending), len(view))
@@ -109,21 +111,20 @@ class RawWriter:
         return self._size
 
     def finish(self) -> RawRow:
-        """Syncs file and folder; returns its row. The descriptor is closed."""
+        """Syncs file and folder; returns its row. The lock is held on, until the row is committed:
+        a raw file that nobody holds and no row names is gc's to unlink."""
         if self._pending:
             self._hashes.append(blake3(self._pending)[:PIECE_HASH])
-        self._disk.sync(self._fd, self.path)
+        self._disk.sync(self._lock.fd, self.path)
         self._disk.sync_dir(os.path.dirname(self.path))
-        self.close()
         return RawRow(self._size, b"".join(self._hashes))
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
+        """Lets the lock go: after the commit, or when the file is given up."""
+        self._lock.release()
 
     def discard(self) -> None:
-        """Closes and unlinks: nothing of it stays."""
-        self.close()
+        """Unlinks: nothing of it stays."""
         if os.path.exists(self.path):
             self._disk.unlink(self.path)
+        self.close()

@@ -22,7 +22,7 @@ from ..errors import (
     PermissionDeniedError,
     UnsupportedError,
 )
-from . import leases, mounts
+from . import leases, mounts, reserve
 from .condemned import Condemned, CondemnedFiles
 from .disk import Disk
 from .index import Index, Snapshot, Table, Write
@@ -40,7 +40,6 @@ from .sink import Numbers, Sink
 VERSION = 1
 CHUNKER = "gear-nc2-16k-64k-256k-v1"
 FOLDERS = ("packs", "raw", "meta", "sessions", "gc")
-RESERVE = 16 << 20
 CACHE_BYTES = 48 << 20
 
 
@@ -120,6 +119,7 @@ class Storage:
         self.disk = disk if disk is not None else Disk()
         self._pid = os.getpid()
         self._closed = False
+        self.emergency = False
         self._lease_lock = threading.Lock()
         self._leases: list[bytes] = []
         self._appended = 0
@@ -266,6 +266,7 @@ class Storage:
         if self.readonly:
             raise UnsupportedError(f"the store at {self.path} is open for reading only")
         self.disk.check()
+        reserve.refuse_writers(self)
         writer = PackWriter(
             self.packs, self.index, self.disk, self.format.uuid, self.secret, self.format.pack_size
         )
@@ -364,12 +365,8 @@ class Storage:
 
     def draw_raw(self) -> int:
         """A serial for a new raw file, never used before."""
+        reserve.refuse_writers(self)
         return self.index.update(lambda tx: tx.draw(b"next_raw"))
-
-    def drop_raw(self, serial: int) -> None:
-        """Unlinks a raw file that no row names."""
-        with contextlib.suppress(FileNotFoundError):
-            self.disk.unlink(self.raws.path(serial))
 
 
 class ReaderSession:

@@ -1,0 +1,434 @@
+"""Garbage collection, online: mark, condemn, delete, compact, give space back (RULES 3 to 7, 12 to 14).
+
+Mark at a snapshot; condemn in one transaction that marks again what has become reachable since; delete
+when every running operation began at or after that transaction, in slices that each mark again. Nothing
+waits: what a running operation holds back is `pending_bytes`, and the next run goes on from the same
+condemned set, also after a crash. One collector at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from ..digest import to_key
+from ..errors import BusyError, CorruptError, StoreFullError
+from ..values import GCReport, Progress, ProgressCallback
+from . import blocks, compact, graph, placing, reclaim, reserve, sessions
+from .condemned import Condemned, CondemnedFiles
+from .index import Snapshot, Table, Write
+from .journal import HEADER_SIZE
+from .leases import drop, expired
+from .locks import FileLock
+from .mark import Marker, all_places, session_alive
+from .operation import LAST_DELETE
+from .rows import (
+    ID_KEY,
+    BlobRow,
+    Place,
+    RawRow,
+    Runs,
+    decode_runs,
+    number_key,
+    serial_key,
+    to_number,
+)
+from .storage import Storage
+
+BLOB_SLICE = 500
+NUMBER_SLICE = 4096
+CHECKPOINT_AT = 1 << 20
+"""The metadata pack is cut when it has grown by this much, and by half of what it holds."""
+
+
+def collect(
+    storage: Storage,
+    *,
+    dry_run: bool = False,
+    max_time: float | None = None,
+    max_repack_size: int | None = None,
+    aggressive: bool = False,
+    progress: ProgressCallback | None = None,
+) -> GCReport:
+    """Runs a collector; see `Store.gc`. Raises BusyError when another one runs, CorruptError (and
+    deletes nothing) when the mark meets something missing."""
+    storage.check_usable()
+    started = time.monotonic()
+    run = _Run(storage, compact.deadline(max_time), progress)
+    if dry_run:
+        return run.estimate(started)
+    lock = FileLock(os.path.join(storage.path, "gc", "lock"))
+    if not lock.try_acquire():
+        lock.acquire(
+            0.0 if storage.timeout is None else storage.timeout,
+            "the collector's lock (another gc runs)",
+        )
+    try:
+        try:
+            complete = run.everything(max_repack_size, aggressive)
+        except StoreFullError:
+            # The disk is full: open the reserve, delete first, copy nothing (rule 23).
+            with reserve.opened(storage):
+                complete = run.everything(0, False)
+        reserve.ensure(storage)
+    finally:
+        lock.release()
+    return GCReport(
+        False,
+        run.condemned_chunks,
+        run.freed,
+        run.pending,
+        run.removed_blobs,
+        time.monotonic() - started,
+        complete,
+    )
+
+
+class _Run:
+    """One run of the collector."""
+
+    def __init__(
+        self, storage: Storage, stop: Callable[[], bool], progress: ProgressCallback | None
+    ) -> None:
+        self._storage = storage
+        self._stop = stop
+        self._progress = progress
+        self.condemned_chunks = 0
+        self.removed_blobs = 0
+        self.freed = 0
+        self.pending = 0
+
+    def _tell(self, stage: str, done: int, total: int, unit: str = "blobs") -> None:
+        if self._progress is not None:
+            self._progress(Progress(stage, done, total, unit))
+
+    def everything(self, budget: int | None, aggressive: bool) -> bool:
+        """All phases; False when time or the budget ended it early."""
+        storage = self._storage
+        storage.index.clear_readers()
+        self._bury_dead()
+        # Twice at most: an older condemned set that was waiting goes first, then what is dead now.
+        for _ in range(2):
+            with storage.index.read() as snapshot:
+                waiting = storage.condemned(snapshot)
+            if waiting is not None and not self._delete(waiting):
+                break
+            if not self._condemn():
+                break
+        with storage.index.read() as snapshot:
+            waiting = storage.condemned(snapshot)
+        if waiting is not None:
+            self._delete(waiting)
+        done = not self._stop()
+        if done and budget != 0:
+            victims = compact.choose(compact.survey(storage), aggressive=aggressive)
+            mover = compact.Compactor(storage, self._stop)
+            done = mover.run(victims, budget)
+        before = self._allocated()
+        self._tell("reclaim", 0, 1)
+        reclaim.reclaim_raws(storage)
+        reclaim.reclaim_packs(storage)
+        self.freed = (
+            max(0, self.start_bytes - self._allocated())
+            if done
+            else max(0, before - self._allocated())
+        )
+        with storage.index.read() as snapshot:
+            waiting = storage.condemned(snapshot)
+            if waiting is not None:
+                self.pending = self._cost(snapshot, waiting.runs, waiting.blobs)
+        self._checkpoint()
+        return done
+
+    def _allocated(self) -> int:
+        """What packs and raw files take on disk."""
+        storage = self._storage
+        total = 0
+        for root in (storage.packs.directory, storage.raws.directory):
+            for folder, _, names in os.walk(root):
+                for name in names:
+                    try:
+                        total += os.stat(os.path.join(folder, name)).st_blocks * 512
+                    except FileNotFoundError:
+                        continue
+        return total
+
+    # ---- what is dead -------------------------------------------------------------------------
+
+    def _bury_dead(self) -> None:
+        """Deletes the rows of sessions whose process is gone, and of leases that have expired."""
+        storage = self._storage
+        self.start_bytes = self._allocated()
+        folder = os.path.join(storage.path, "sessions")
+        _, dead = sessions.live(folder)
+        for name in dead:
+            with sessions.bury(folder, name, storage.disk) as ours:
+                if ours:
+                    self._drop_lease(bytes.fromhex(name))
+        with storage.index.read() as snapshot:
+            over = [
+                key
+                for key, value in snapshot.items(Table.LEASES)
+                if expired(value) or (b'"session"' in value and not session_alive(storage, key))
+            ]
+        for key in over:
+            self._drop_lease(key)
+
+    def _drop_lease(self, lease: bytes) -> None:
+        while not self._storage.index.update(lambda tx: drop(tx, lease, limit=8192)):
+            pass
+
+    def _candidates(self, snapshot: Snapshot) -> tuple[Runs, set[int]]:
+        """Committed numbers and blobs of a snapshot: all that may be condemned (rule 2)."""
+        numbers: Runs = []
+        for place in all_places(snapshot):
+            if numbers and numbers[-1][0] + numbers[-1][1] == place.first:
+                numbers[-1] = (numbers[-1][0], numbers[-1][1] + place.count)
+            else:
+                numbers.append((place.first, place.count))
+        return numbers, {to_number(key) for key, _ in snapshot.items(Table.BLOBS)}
+
+    def _condemn(self) -> bool:
+        """Marks and condemns; False if nothing is dead."""
+        storage = self._storage
+        with storage.index.read() as snapshot:
+            self._verify_sums(snapshot)
+            numbers, blobs = self._candidates(snapshot)
+            marker = Marker(storage, numbers)
+            self._tell("mark", 0, len(blobs))
+            marker.mark(snapshot)
+
+        def work(tx: Write) -> int | None:
+            if tx.get(Table.META, b"condemned") is not None:
+                raise BusyError("another collector has condemned meanwhile")
+            marker.mark(tx)
+            runs = marker.dead()
+            dead = blobs - marker.seen
+            if not runs and not dead:
+                return None
+            number = tx.draw(b"next_condemned")
+            storage.condemned_files.write(number, dead, runs)
+            CondemnedFiles.name(tx, number, tx.sequence + 1)
+            return sum(count for _, count in runs)
+
+        count = storage.index.update(work)
+        if count is None:
+            return False
+        self.condemned_chunks += count
+        return True
+
+    def _verify_sums(self, snapshot: Snapshot) -> None:
+        wrong = self._storage.index.sums_match(snapshot)
+        if wrong is not None:
+            raise CorruptError(
+                f"the index table {wrong.name.lower()} has lost or gained rows: nothing is deleted; "
+                "run `layerstore check --rebuild-index`",
+                where=self._storage.index.path,
+            )
+
+    # ---- deleting -----------------------------------------------------------------------------
+
+    def _delete(self, condemned: Condemned) -> bool:
+        """Deletes what is still condemned; False if an older operation or the time holds it back."""
+        storage = self._storage
+        epochs, _ = sessions.live(os.path.join(storage.path, "sessions"))
+        if min(epochs.values(), default=sessions.IDLE) < condemned.sequence:
+            return False
+        marker = Marker(storage, condemned.runs)
+        with storage.index.read() as snapshot:
+            self._verify_sums(snapshot)
+            marker.mark(snapshot)
+        dead = sorted(condemned.blobs)
+        for at in range(0, len(dead), BLOB_SLICE):
+            if self._stop():
+                return False
+            part = dead[at : at + BLOB_SLICE]
+            self.removed_blobs += storage.index.update(
+                lambda tx, part=part: self._delete_blobs(tx, marker, part)  # type: ignore[misc]
+            )
+            self._tell("delete", at, len(dead))
+        self._delete_files(condemned)
+        for run in _slices(condemned.runs, NUMBER_SLICE):
+            if self._stop():
+                return False
+            storage.index.update(lambda tx, run=run: self._delete_numbers(tx, marker, run))  # type: ignore[misc]
+        storage.index.update(CondemnedFiles.clear)
+        storage.condemned_files.remove(condemned.number)
+        return True
+
+    def _fence(self, tx: Write) -> None:
+        """Lets every commit of an operation that began before know that something was deleted."""
+        tx.set_meta(LAST_DELETE, tx.sequence + 1)
+
+    def _delete_blobs(self, tx: Write, marker: Marker, serials: list[int]) -> int:
+        marker.mark(tx)
+        gone = 0
+        for serial in serials:
+            key = serial_key(serial)
+            value = tx.get(Table.BLOBS, key)
+            if serial in marker.seen or value is None:
+                continue
+            row = BlobRow.parse(value)
+            for edge in graph.edges_of(tx, serial):
+                if edge.kind == "subject":
+                    tx.delete(Table.SUBJECTS, to_key(edge.digest) + key)
+            for digest in row.digests:
+                if tx.get(Table.DIGESTS, to_key(digest)) == key:
+                    tx.delete(Table.DIGESTS, to_key(digest))
+            if row.diff_id is not None:
+                tx.delete(Table.LAYERS, to_key(row.diff_id) + key)
+            if row.raw is not None:
+                tx.delete(Table.RAWS, serial_key(row.raw))
+            tx.delete(Table.EDGES, key)
+            tx.delete(Table.DAMAGE, b"b" + key)
+            tx.delete(Table.BLOBS, key)
+            gone += 1
+        if gone:
+            self._fence(tx)
+        return gone
+
+    def _delete_files(self, condemned: Condemned) -> None:
+        """File rows that name a condemned number."""
+        storage = self._storage
+        start = b""
+        while True:
+            doomed: list[bytes] = []
+            with storage.index.read() as snapshot:
+                looked = 0
+                for key, value in snapshot.items(Table.FILES, start=start):
+                    looked += 1
+                    start = key + b"\0"
+                    if any(condemned.overlaps(*run) for run in decode_runs(value[ID_KEY:])):
+                        doomed.append(key)
+                    if looked == 4096:
+                        break
+            if doomed:
+
+                def work(tx: Write, doomed: list[bytes] = doomed) -> None:
+                    for key in doomed:
+                        tx.delete(Table.FILES, key)
+
+                storage.index.update(work)
+            if looked < 4096:
+                return
+
+    def _delete_numbers(self, tx: Write, marker: Marker, run: tuple[int, int]) -> None:
+        marker.mark(tx)
+        for first, count in marker.dead_within(run):
+            for place in placing.carve(tx, first, count):
+                self._delete_chunk_rows(tx, place)
+                for number in range(place.first, place.end):
+                    tx.delete(Table.DAMAGE, b"n" + number_key(number))
+            self._fence(tx)
+
+    def _delete_chunk_rows(self, tx: Write, place: Place) -> None:
+        """The ids stand in the block's header; where that is damaged the rows stay, and are passed
+        over by look-ups since their number has no place."""
+        storage = self._storage
+        try:
+            head = blocks.parse(
+                storage.secret, storage.packs.read(place.pack, place.offset, place.head)
+            )
+        except CorruptError:
+            return
+        if head is None:
+            return
+        for i in range(place.count):
+            at = 32 * (place.index + i)
+            key = head.ids[at : at + ID_KEY]
+            if tx.get(Table.CHUNKS, key) == number_key(place.first + i):
+                tx.delete(Table.CHUNKS, key)
+
+    # ---- figures ------------------------------------------------------------------------------
+
+    def _cost(self, snapshot: Snapshot, runs: Runs, blobs: frozenset[int] | set[int]) -> int:
+        """What some numbers and blobs take on disk: shares of their blocks, and raw files."""
+        total = 0.0
+        for first, count in runs:
+            at = first
+            while at < first + count:
+                place = placing.place_of(snapshot, at)
+                if place is None:
+                    at += 1
+                    continue
+                stop = min(place.end, first + count)
+                share = sum(place.lengths[at - place.first : stop - place.first])
+                total += place.disk * share / max(1, place.raw)
+                at = stop
+        for serial in blobs:
+            row = graph.blob_row(snapshot, serial)
+            if row is not None and row.raw is not None:
+                value = snapshot.get(Table.RAWS, serial_key(row.raw))
+                total += RawRow.parse(value).size if value is not None else 0
+        return int(total)
+
+    def estimate(self, started: float) -> GCReport:
+        """What a run would do, without doing any of it."""
+        storage = self._storage
+        with storage.index.read() as snapshot:
+            numbers, blobs = self._candidates(snapshot)
+            marker = Marker(storage, numbers)
+            marker.mark(snapshot)
+            runs, dead = marker.dead(), blobs - marker.seen
+            cost = self._cost(snapshot, runs, dead)
+        return GCReport(
+            True,
+            sum(count for _, count in runs),
+            cost,
+            0,
+            len(dead),
+            time.monotonic() - started,
+        )
+
+    # ---- the metadata pack --------------------------------------------------------------------
+
+    def _checkpoint(self) -> None:
+        """Starts a new metadata pack, writes all rows up to here into a checkpoint, names it, and
+        only then unlinks what is older (rule 16)."""
+        storage = self._storage
+        with storage.index.read() as snapshot:
+            at = snapshot.position
+            kept = snapshot.meta(b"checkpoint_bytes")
+        if at.offset - HEADER_SIZE < max(CHECKPOINT_AT, kept // 2):
+            return
+        checkpoint(storage)
+
+
+def checkpoint(storage: Storage) -> None:
+    """See `_checkpoint`; without the question whether it is due."""
+    journal = storage.journal
+
+    def rotate(tx: Write) -> int:
+        at = tx.position
+        journal.create(at.file + 1, at.sequence)
+        tx.rotate_to(at.file + 1)
+        return at.file + 1
+
+    number = storage.index.update(rotate)
+    with storage.index.read() as snapshot:
+        # At least all up to the end of the old file; what is younger stands in the new file too,
+        # and replaying it over the checkpoint gives the same rows.
+        journal.write_checkpoint(number, snapshot.sequence, snapshot.logged_rows())
+        size = os.path.getsize(journal.checkpoint_path(number))
+
+    def name(tx: Write) -> None:
+        tx.set_meta(b"checkpoint", number)
+        tx.set_meta(b"checkpoint_bytes", size)
+
+    storage.index.update(name)
+    for old in journal.files():
+        if old < number:
+            storage.disk.unlink(journal.path(old))
+    for old in journal.checkpoints():
+        if old < number:
+            storage.disk.unlink(journal.checkpoint_path(old))
+
+
+def _slices(runs: Runs, size: int) -> list[tuple[int, int]]:
+    """Runs cut into parts of at most `size` numbers."""
+    out = []
+    for first, count in runs:
+        for at in range(0, count, size):
+            out.append((first + at, min(size, count - at)))
+    return out

@@ -1,0 +1,107 @@
+"""Marking: what refs and leases reach, as a set of blob serials and a bitmap of chunk numbers.
+
+Marking again costs only what is new: blobs that were seen before are passed over. A needed blob that
+is missing, or a chunk list that cannot be read, raises: a mark that is not sure never deletes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from ..core.runs import Bitmap, RunArray
+from ..digest import to_key
+from ..errors import CorruptError
+from . import graph
+from .index import Snapshot, Table
+from .leases import expired, held_serials
+from .locks import FileLock
+from .rows import Place, Runs, to_number
+
+if TYPE_CHECKING:
+    from .storage import Storage
+
+
+def session_alive(storage: Storage, lease: bytes) -> bool:
+    """Whether the process that owns a session still runs: its lock tells."""
+    path = os.path.join(storage.path, "sessions", lease.hex())
+    lock = FileLock(path)
+    if lock.try_acquire(create=False):
+        lock.release()
+        return False
+    return os.path.exists(path)
+
+
+def live_leases(storage: Storage, snapshot: Snapshot) -> Iterator[bytes]:
+    """The leases that protect what they hold: of live sessions, and those that have not expired."""
+    for key, value in snapshot.items(Table.LEASES):
+        if json.loads(value)["kind"] == "session":
+            if session_alive(storage, key):
+                yield key
+        elif not expired(value):
+            yield key
+
+
+def roots(storage: Storage, snapshot: Snapshot) -> set[int]:
+    """The blobs that refs and live leases name. Raises CorruptError for a ref to nothing."""
+    out: set[int] = set()
+    for name, value in snapshot.items(Table.REFS):
+        digest = json.loads(value)["digest"]
+        serial = snapshot.get(Table.DIGESTS, to_key(digest))
+        if serial is None:
+            raise CorruptError(
+                f"image {name.decode(errors='replace')} names {digest}, which is not in the index: "
+                "nothing is deleted; run `layerstore check`",
+                digest=digest,
+            )
+        out.add(to_number(serial))
+    for lease in live_leases(storage, snapshot):
+        out.update(held_serials(snapshot, lease))
+    return out
+
+
+def all_places(snapshot: Snapshot) -> Iterator[Place]:
+    """Every row of the block table, in number order."""
+    for key, value in snapshot.items(Table.BLOCKS):
+        yield Place.parse(key, value)
+
+
+def blob_runs(storage: Storage, snapshot: Snapshot, serial: int) -> Runs:
+    """Every chunk number that a blob needs, chunk lists included."""
+    row = graph.blob_row(snapshot, serial)
+    if row is None:
+        raise CorruptError(f"blob {serial} has no row in the index", where=f"blob {serial}")
+    out: Runs = []
+    for stream in row.streams():
+        out += stream.outer
+        out += storage.chunks.runs_of(stream)
+    return out
+
+
+class Marker:
+    """A mark over some chunk numbers (`space`), which can be brought up to date."""
+
+    def __init__(self, storage: Storage, space: Iterable[tuple[int, int]]) -> None:
+        self._storage = storage
+        self.space = RunArray.of(space)
+        self._bits = Bitmap(self.space)
+        self.seen: set[int] = set()
+
+    def mark(self, snapshot: Snapshot) -> set[int]:
+        """Marks what is reachable in the snapshot; returns the blobs that are new since last time."""
+        new = graph.closure(snapshot, roots(self._storage, snapshot), strict=True, seen=self.seen)
+        for serial in new:
+            runs = blob_runs(self._storage, snapshot, serial)
+            if runs:
+                self._bits.mark(RunArray.of(runs))
+        return new
+
+    def dead(self) -> Runs:
+        """The numbers of the space that nothing reaches."""
+        return list(self._bits.runs(0))
+
+    def dead_within(self, run: tuple[int, int]) -> Runs:
+        """Those of one run that nothing reaches."""
+        return list(RunArray.of([run]).intersect(self._bits.runs(0)))

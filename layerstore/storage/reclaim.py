@@ -1,0 +1,140 @@
+"""Space given back: holes for dead blocks, unlinked packs and raw files (rules 10, 13).
+
+Nothing records what is to be freed: whatever of a pack no row of the block table covers is dead once
+nobody holds the pack's lock, since a writer holds it until all of its rows are committed. So a crash
+between the deletion of rows and the punch loses nothing; the next gc finds the gap. Raw files work
+the same way: their writer holds a lock until the row is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from .index import Table, Write
+from .locks import FileLock
+from .mark import all_places
+from .packs import HEADER_SIZE
+from .rows import PackRow, pack_key, serial_key
+
+if TYPE_CHECKING:
+    from .storage import Storage
+
+PAGE = 4096
+_TOC_TAIL = 36
+BATCH = 256
+"""Packs locked at a time: bounds descriptors, and a batch costs one walk over the block table."""
+
+
+def reclaim_raws(storage: Storage) -> int:
+    """Unlinks raw files that no row names and nobody writes. Returns the bytes given back."""
+    freed = 0
+    with storage.index.read() as snapshot:
+        candidates = [
+            s for s in storage.raws.serials() if snapshot.get(Table.RAWS, serial_key(s)) is None
+        ]
+    for serial in candidates:
+        path = storage.raws.path(serial)
+        lock = FileLock(path)
+        if not lock.try_acquire(create=False):
+            continue
+        try:
+            with storage.index.read() as snapshot:
+                if snapshot.get(Table.RAWS, serial_key(serial)) is not None:
+                    continue
+            freed += os.fstat(lock.fd).st_blocks * 512
+            storage.disk.unlink(path)
+        finally:
+            lock.release()
+    return freed
+
+
+def reclaim_packs(storage: Storage) -> int:
+    """Punches dead gaps, truncates tails, unlinks packs without live blocks; returns bytes."""
+    freed = 0
+    numbers = storage.packs.numbers()
+    for at in range(0, len(numbers), BATCH):
+        with contextlib.ExitStack() as held:
+            locked: dict[int, FileLock] = {}
+            for number in numbers[at : at + BATCH]:
+                lock = FileLock(storage.packs.path(number))
+                if lock.try_acquire(create=False):
+                    held.callback(lock.release)
+                    locked[number] = lock
+            if locked:
+                freed += _reclaim_locked(storage, locked)
+    return freed
+
+
+def _reclaim_locked(storage: Storage, locked: dict[int, FileLock]) -> int:
+    """Packs whose locks are held: no row of theirs can appear any more, so what the snapshot shows
+    is at most too much."""
+    live: dict[int, set[tuple[int, int]]] = {number: set() for number in locked}
+    rows: dict[int, PackRow | None] = {}
+    with storage.index.read() as snapshot:
+        for place in all_places(snapshot):
+            if place.pack in live:
+                live[place.pack].add((place.offset, place.disk))
+        for number in locked:
+            value = snapshot.get(Table.PACKS, pack_key(number))
+            rows[number] = None if value is None else PackRow.parse(value)
+    empty = [n for n in locked if not live[n] and rows[n] is not None]
+    if empty:
+
+        def drop(tx: Write) -> None:
+            for number in empty:
+                tx.delete(Table.PACKS, pack_key(number))
+
+        storage.index.update(drop)
+    freed = 0
+    unlinked = False
+    for number, lock in locked.items():
+        path = storage.packs.path(number)
+        allocated = os.fstat(lock.fd).st_blocks * 512
+        row = rows[number]
+        if row is None or not live[number]:
+            storage.packs.forget(number)
+            storage.disk.unlink(path)
+            unlinked = True
+            freed += allocated
+            continue
+        if os.fstat(lock.fd).st_size > row.length:
+            storage.disk.truncate(lock.fd, row.length, path)
+        end = _toc_offset(lock.fd, row.length) if row.sealed else row.length
+        at = HEADER_SIZE
+        touched = False
+        for offset, length in [*sorted(live[number]), (end, 0)]:
+            if offset > at:
+                touched |= _punch(storage, lock.fd, at, offset, path)
+            at = max(at, offset + length)
+        if touched:
+            storage.disk.sync(lock.fd, path)
+        freed += max(0, allocated - os.fstat(lock.fd).st_blocks * 512)
+    if unlinked:
+        storage.disk.sync_dir(storage.packs.directory)
+    return freed
+
+
+def _toc_offset(fd: int, length: int) -> int:
+    """Where a sealed pack's table of contents begins (its last 36 bytes say so)."""
+    tail = os.pread(fd, _TOC_TAIL, length - _TOC_TAIL)
+    return int.from_bytes(tail[12:20], "little")
+
+
+def _punch(storage: Storage, fd: int, start: int, end: int, path: str) -> bool:
+    """Gives back the whole pages inside a dead gap, unless they are a hole already."""
+    first = -(-start // PAGE) * PAGE
+    last = end // PAGE * PAGE
+    if first >= last:
+        return False
+    try:
+        data = os.lseek(fd, first, os.SEEK_DATA)
+    except OSError as e:
+        if e.errno == errno.ENXIO:
+            return False
+        raise
+    if data >= last:
+        return False
+    return storage.disk.punch(fd, first, last - first, path)
