@@ -92,7 +92,7 @@ def exact(s: Setting) -> list[Figure]:
     out = []
     for form, layout in (("gzip", s.gzip), ("plain", s.plain)):
         store, again = s.fresh("exact"), s.fresh("exact-again")
-        call(s.ours(store, "import", "--all", f"oci:{layout.path}", "bench"))
+        call(s.ours(store, "import", "--all", f"oci:{layout.path}", "bench/"))
         names = s.names(store)
         target = Layout(s.fresh("exact-out"))
         call(s.ours(store, "export", *names, f"oci:{target.path}"))
@@ -106,7 +106,7 @@ def exact(s: Setting) -> list[Figure]:
         archive = s.fresh("exact.tar")
         call(s.ours(store, "export", *names, f"oci-archive:{archive}"))
         found = len(_archive_blobs(archive))
-        call(s.ours(again, "import", "--all", f"oci-archive:{archive}", "bench"))
+        call(s.ours(again, "import", "--all", f"oci-archive:{archive}", "bench/"))
         if found != blobs or _digests(s, again) != _digests(s, store):
             raise RuntimeError(f"{found} blobs in {archive}, and other images in and out")
         out.append(Figure(f"exact: blobs of the {form} layout, by oci-archive:", found, "blobs"))

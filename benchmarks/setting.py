@@ -70,7 +70,7 @@ class Setting:
         return json.loads(call([*self.ours(store, "--json"), *args]))
 
     def import_all(self, store: Path) -> Command:
-        return self.ours(store, "import", "--all", f"oci:{self.plain.path}", "bench")
+        return self.ours(store, "import", "--all", f"oci:{self.plain.path}", "bench/")
 
     def full_store(self) -> Path:
         """A store with the whole plain corpus, made once; copy it before you change it."""

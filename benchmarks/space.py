@@ -77,9 +77,10 @@ def _content(store: Path) -> int:
 def gc(s: Setting) -> list[Figure]:
     """The dead bytes that come back, at once and by compaction, after images are untagged."""
     store = s.copy_of(s.full_store(), "gc")
-    names = {name.replace("/", ":").split(":")[-1]: name for name in s.names(store)}
-    for tag in s.drop:
-        call(s.ours(store, "untag", names[tag]))
+    dropped = {s.image(tag).digest for tag in s.drop}
+    for image in s.ask(store, "images")["images"]:
+        if image["digest"] in dropped:
+            call(s.ours(store, "untag", image["name"]))
     dead = s.ask(store, "stats")["dead_bytes"]
     start = _content(store)
     first = s.ask(store, "gc")

@@ -117,7 +117,7 @@ def known(s: Setting) -> list[Figure]:
 def gzip(s: Setting) -> list[Figure]:
     """The gzip layout kept as it came, synced, against skopeo's copy and a plain copy."""
     warm(_blobs(s.gzip))
-    command = s.ours(s.work / "raw", "import", "--defer", "--all", f"oci:{s.gzip.path}", "bench")
+    command = s.ours(s.work / "raw", "import", "--defer", "--all", f"oci:{s.gzip.path}", "bench/")
     contenders = [Contender("import --defer", [command], _fresh(s, "raw"))]
     if installed("skopeo"):
         target = s.work / "skopeo"
