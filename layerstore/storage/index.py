@@ -325,8 +325,9 @@ class Write(Snapshot):
     def _add(self, table: Table, delta: int) -> None:
         self._sums[table] = self._sums.get(table, 0) + delta
 
-    def finish(self, journal: Journal) -> None:
-        """Writes the commit record; what is left is LMDB's commit."""
+    def finish(self, journal: Journal | None) -> None:
+        """Writes the commit record (unless a rebuild seeds rows that have theirs); what is left is
+        LMDB's commit."""
         index = self._index
         for table, delta in self._sums.items():
             name = b"sum:%d" % table
@@ -336,6 +337,8 @@ class Write(Snapshot):
             self._txn.put(
                 name, value + seal(index.secret, Table.META, name, value), db=self._db[Table.META]
             )
+        if journal is None:
+            return
         after = journal.append(self.position, self.changes)
         if self._rotate is not None:
             # This record is the old file's last; the next one goes to the new file.
@@ -505,12 +508,14 @@ class Index:
         while True:
             with self._gate():
                 self._disk.check()
-                done, result = self._attempt(work)
+                done, result = self._attempt(work, journal)
             if done:
                 return result  # type: ignore[return-value]
             self.grow()
 
-    def _attempt(self, work: Callable[[Write], T]) -> tuple[bool, T | None]:
+    def _attempt(
+        self, work: Callable[[Write], T], journal: Journal | None
+    ) -> tuple[bool, T | None]:
         with self._shared.using():
             try:
                 txn = self._shared.env.begin(write=True)
@@ -527,7 +532,7 @@ class Index:
                     if not write.dirty:
                         txn.abort()
                         return True, result
-                    write.finish(self.journal)
+                    write.finish(journal)
                 except lmdb.MapFullError:
                     txn.abort()
                     return False, None
@@ -548,7 +553,7 @@ class Index:
                     raise translated from e
                 return True, result
         self._shared.resize(0)
-        return self._attempt(work)
+        return self._attempt(work, journal)
 
     def grow(self) -> None:
         """Doubles the map."""

@@ -178,7 +178,7 @@ class PackWriter:
             found = _block_at(self._packs, held.number, at)
             if found is None:
                 # A punched hole: the table lists what can be found from here on by the scan.
-                at = _next_block(held.fd, at + 1, held.start)
+                at = next_block(held.fd, at + 1, held.start)
                 continue
             rows[at] = (at, found[0], found[1])
             at += found[0]
@@ -282,7 +282,7 @@ def _block_at(packs: Packs, number: int, offset: int) -> tuple[int, int] | None:
     return size + payload, int.from_bytes(start[24:32], "little")
 
 
-def _next_block(fd: int, offset: int, end: int) -> int:
+def next_block(fd: int, offset: int, end: int) -> int:
     """Where the next block magic stands, skipping holes; `end` if there is none."""
     while offset < end:
         try:

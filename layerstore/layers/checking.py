@@ -1,0 +1,215 @@
+"""`check` as a whole: the rooms of storage, every blob's digest, damage named by path, and repair."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import BinaryIO
+
+from ..errors import CorruptError, LayerstoreError
+from ..storage import check as rooms
+from ..storage import compact, graph
+from ..storage.index import Table
+from ..storage.rows import BlobRow, TarForm, serial_key, to_number
+from ..values import CheckReport, Damage, Progress, ProgressCallback
+from .assemble import BlobFile, headers_only
+from .content import Content
+from .tree import text
+
+Repair = Callable[[str], BinaryIO | None]
+"""Gives a blob's bytes by digest, or None."""
+MAX_PATHS = 1000
+
+
+def check(
+    content: Content,
+    *,
+    blocks: bool,
+    full: bool,
+    max_time: float | None,
+    repair: Repair | None,
+    progress: ProgressCallback | None,
+) -> CheckReport:
+    """See `Store.check`."""
+    storage = content.storage
+    storage.check_usable()
+    started = time.monotonic()
+    stop = compact.deadline(max_time)
+    found = rooms.Findings()
+    done = 0
+
+    def tell(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress is not None:
+            progress(Progress("check", done, 0))
+
+    rooms.quick(storage, found)
+    if blocks or full:
+        rounds = rooms.Rounds(storage)
+        rooms.blocks_and_raws(storage, found, rounds, stop, tell, chunks=full)
+        if full and found.complete:
+            _digests(content, found, rounds, stop, tell)
+        rounds.save()
+    hit = rooms.affected(storage, found)
+    rooms.record(storage, hit, found)
+    for serial, was in rooms.recorded(storage):
+        # On record from an earlier check, and not looked at (or not seen) by this one.
+        if serial not in hit:
+            with storage.index.read() as snapshot:
+                row = graph.blob_row(snapshot, serial)
+            numbers = was["numbers"]
+            if row is not None and isinstance(numbers, list):
+                hit[serial] = (row, str(was["reason"]), [int(n) for n in numbers])
+    refs = rooms.refs_to(storage, set(hit))
+    damaged = [
+        Damage(
+            row.digest,
+            row.forms[0] if row.forms else "none",
+            reason,
+            tuple(refs[serial]),
+            tuple(_paths(content, row, numbers)),
+        )
+        for serial, (row, reason, numbers) in sorted(hit.items())
+    ]
+    damaged += [Damage("", "index", reason) for reason in found.index]
+    repaired: list[str] = []
+    if repair is not None:
+        repaired = _repair(content, [row for row, _, _ in hit.values()], repair)
+    left = [d for d in damaged if d.digest not in repaired]
+    return CheckReport(
+        not left,
+        tuple(damaged),
+        tuple(repaired),
+        found.checked_bytes,
+        time.monotonic() - started,
+        found.complete,
+    )
+
+
+def _digests(
+    content: Content,
+    found: rooms.Findings,
+    rounds: rooms.Rounds,
+    stop: Callable[[], bool],
+    tell: Callable[[int], None],
+) -> None:
+    """Every blob, read as a user would, its digest computed anew."""
+    storage = content.storage
+    with storage.index.read() as snapshot:
+        rows = {to_number(k): BlobRow.parse(v) for k, v in snapshot.items(Table.BLOBS)}
+    for key in rounds.order([b"b" + serial_key(s) for s in rows]):
+        if stop():
+            found.complete = False
+            return
+        serial = to_number(key[1:])
+        row = rows[serial]
+        try:
+            for digest in row.digests:
+                _read_all(content, digest, tell)
+        except CorruptError as e:
+            found.blobs.setdefault(serial, e.message)
+        except LayerstoreError as e:
+            with storage.index.read() as snapshot:
+                gone = snapshot.get(Table.BLOBS, serial_key(serial)) is None
+                hidden = storage.condemned(snapshot)
+            if not gone and (hidden is None or serial not in hidden.blobs):
+                found.blobs.setdefault(serial, e.message)
+        rounds.done(key)
+
+
+def _read_all(content: Content, digest: str, tell: Callable[[int], None]) -> None:
+    with BlobFile(content.storage, digest) as blob:
+        for piece in blob.chunks():
+            tell(len(piece))
+
+
+def _repair(content: Content, rows: list[BlobRow], repair: Repair) -> list[str]:
+    """Puts the damaged blobs again from where they can be had."""
+    out: list[str] = []
+    for row in rows:
+        source = repair(row.digest)
+        if source is None:
+            continue
+        with source, content.operation() as op:
+            edges = op.edges(row.digest)
+            op.put(
+                source,
+                digest=row.digest,
+                size=row.size,
+                media_type=row.media_type,
+                diff_id=row.diff_id if row.raw is not None else None,
+                edges=edges,
+            )
+            if op.have(row.digest) is not None:
+                out.append(row.digest)
+    return out
+
+
+def _paths(content: Content, row: BlobRow, numbers: list[int]) -> list[str]:
+    """The files of a layer that need one of the numbers."""
+    tar = row.tar
+    if tar is None or not numbers:
+        return []
+    try:
+        spans = _spans(content, tar, set(numbers))
+        return _hit_paths(content, row, tar, spans) if spans else []
+    except CorruptError:
+        # Its header stream or its list is what is damaged: no path can be told.
+        return []
+
+
+def _spans(content: Content, tar: TarForm, numbers: set[int]) -> list[tuple[int, int]]:
+    """Where in the content stream the numbers stand."""
+    storage = content.storage
+    out: list[tuple[int, int]] = []
+    at = 0
+    with storage.index.read() as snapshot:
+        for place in storage.chunks.places(snapshot, storage.chunks.runs_of(tar.content)):
+            for i, length in enumerate(place.lengths):
+                if place.first + i in numbers:
+                    out.append((at, at + length))
+                at += length
+    return out
+
+
+def _hit_paths(
+    content: Content, row: BlobRow, tar: TarForm, spans: list[tuple[int, int]]
+) -> list[str]:
+    from ..core.tar import scan
+
+    inline = _inline(content.storage.chunks.read_stream(tar.marks))
+    out: list[str] = []
+    at = ordinal = current = 0
+    for entry in scan(headers_only(content.storage, row)):
+        if not entry.stored_size:
+            continue
+        size = entry.stored_size - inline.get(ordinal, 0)
+        ordinal += 1
+        end = at + size
+        while current < len(spans) and spans[current][1] <= at:
+            current += 1
+        if current < len(spans) and spans[current][0] < end:
+            out.append(text(entry.name))
+            if len(out) == MAX_PATHS:
+                break
+        at = end
+    return out
+
+
+def _inline(marks: bytes) -> dict[int, int]:
+    """Marks as `{ordinal of the data entry: bytes that are in the header stream}`."""
+    numbers: list[int] = []
+    value = shift = 0
+    for byte in marks:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            numbers.append(value)
+            value = shift = 0
+    out: dict[int, int] = {}
+    at = -1
+    for gap, n in zip(numbers[::2], numbers[1::2], strict=False):
+        at += gap + 1
+        out[at] = n
+    return out

@@ -1,0 +1,289 @@
+"""What things cost on disk. A chunk's cost is its share of its block, header included, by uncompressed
+length; a blob's is that of its chunks and its raw file; an image's is split into what only it holds
+and what it shares.
+
+Everything the directory takes on disk is one of: packs (live shares, and dead), raw files, and the
+index (LMDB, the metadata pack, FORMAT, locks, the reserve, the folders). Together that is what `du`
+counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from ..core.runs import Bitmap, RunArray
+from ..digest import to_key
+from ..errors import NotFoundError
+from ..values import ImageCost, Stats
+from . import graph
+from .index import Snapshot, Table
+from .mark import Marker, all_places, blob_runs
+from .rows import BlobRow, RawRow, Runs, serial_key, to_number
+
+if TYPE_CHECKING:
+    from .storage import Storage
+
+
+class Costs:
+    """Cost of chunk numbers and raw files, in one snapshot."""
+
+    def __init__(self, storage: Storage, snapshot: Snapshot) -> None:
+        self._storage = storage
+        self._snapshot = snapshot
+        self.space: Runs = []
+        self.costs: list[float] = []
+        self.bytes = 0
+        for place in all_places(snapshot):
+            rate = place.disk / max(1, place.raw)
+            if self.space and self.space[-1][0] + self.space[-1][1] == place.first:
+                self.space[-1] = (self.space[-1][0], self.space[-1][1] + place.count)
+            else:
+                self.space.append((place.first, place.count))
+            for length in place.lengths:
+                self.costs.append(length * rate)
+                self.bytes += length
+        self._starts: dict[int, int] = {}
+        at = 0
+        self._index: list[tuple[int, int, int]] = []
+        for first, count in self.space:
+            self._index.append((first, count, at))
+            at += count
+
+    def positions(self, runs: Runs) -> list[tuple[int, int]]:
+        """Where numbers stand in `costs`: `(start, end)` pairs, unsorted."""
+        from bisect import bisect_right
+
+        firsts = self._firsts()
+        out = []
+        for first, count in runs:
+            at = first
+            while at < first + count:
+                i = bisect_right(firsts, at) - 1
+                if i < 0 or at >= self._index[i][0] + self._index[i][1]:
+                    at += 1
+                    continue
+                begin, n, start = self._index[i]
+                stop = min(first + count, begin + n)
+                out.append((start + at - begin, start + stop - begin))
+                at = stop
+        return out
+
+    def _firsts(self) -> list[int]:
+        made: list[int] | None = getattr(self, "_firsts_made", None)
+        if made is None:
+            made = [first for first, _, _ in self._index]
+            self._firsts_made = made
+        return made
+
+    def raw(self, row: BlobRow) -> int:
+        """Bytes on disk of a blob's raw file."""
+        if row.raw is None:
+            return 0
+        try:
+            return os.stat(self._storage.raws.path(row.raw)).st_blocks * 512
+        except FileNotFoundError:
+            return 0
+
+
+def stored_bytes(storage: Storage, digest: str) -> int:
+    """A blob's share on disk. Raises NotFoundError."""
+    with storage.index.read() as snapshot:
+        serial = graph.serial_of(snapshot, digest)
+        row = None if serial is None else graph.blob_row(snapshot, serial)
+        if serial is None or row is None:
+            raise NotFoundError(f"no blob {digest} in the store", digest=digest)
+        runs = RunArray.of(blob_runs(storage, snapshot, serial)).normalise()
+        total = float(len(row.inline or b""))
+        for place in storage.chunks.places(snapshot, runs):
+            total += place.disk * sum(place.lengths) / max(1, place.raw)
+        if row.raw is not None:
+            value = snapshot.get(Table.RAWS, serial_key(row.raw))
+            total += RawRow.parse(value).size if value is not None else 0
+        return int(total)
+
+
+def directory_bytes(path: str) -> int:
+    """What `du` counts: allocated blocks of every file and folder, each inode once."""
+    total = 0
+    seen: set[tuple[int, int]] = set()
+    for folder, _, names in os.walk(path):
+        for item in (folder, *(os.path.join(folder, n) for n in names)):
+            try:
+                found = os.lstat(item)
+            except FileNotFoundError:
+                continue
+            if (found.st_dev, found.st_ino) not in seen:
+                seen.add((found.st_dev, found.st_ino))
+                total += found.st_blocks * 512
+    return total
+
+
+def stats(storage: Storage, *, per_image: bool) -> Stats:
+    """See `Store.stats`."""
+    total = directory_bytes(storage.path)
+    packs = directory_bytes(storage.packs.directory)
+    raw = directory_bytes(storage.raws.directory)
+    with storage.index.read() as snapshot:
+        costs = Costs(storage, snapshot)
+        marker = Marker(storage, costs.space)
+        marker.mark(snapshot)
+        forms = {"plain": 0, "tar": 0, "gzip": 0, "raw": 0}
+        blobs = size = layers = tar_bytes = entries = 0
+        live_raw = 0
+        for serial in marker.seen:
+            row = graph.blob_row(snapshot, serial)
+            if row is None:
+                continue
+            blobs += 1
+            size += row.size
+            for form in row.forms:
+                forms[form] += 1
+            if row.tar is not None:
+                layers += 1
+                tar_bytes += row.size
+                entries += row.tar.entries
+            elif row.inner_size >= 0:
+                layers += 1
+                tar_bytes += row.inner_size
+            live_raw += costs.raw(row)
+        dead = marker.dead()
+        dead_chunks = sum(count for _, count in dead)
+        dead_content = live_cost = 0.0
+        flags = bytearray(len(costs.costs))
+        for start, end in costs.positions(dead):
+            flags[start:end] = b"\1" * (end - start)
+        lengths_dead = 0
+        for cost, flag in zip(costs.costs, flags, strict=True):
+            if flag:
+                dead_content += cost
+            else:
+                live_cost += cost
+        lengths_dead = _bytes_of(snapshot, dead)
+        dead_bytes = max(0, packs - int(live_cost)) + max(0, raw - live_raw)
+        images = snapshot.count(Table.REFS)
+        per: tuple[ImageCost, ...] = ()
+        alone = shared = 0
+        if per_image:
+            per, alone, shared = _images(storage, snapshot, costs)
+    return Stats(
+        images=images,
+        blob_count=blobs,
+        blob_bytes=size,
+        layer_count=layers,
+        layer_tar_bytes=tar_bytes,
+        layer_entries=entries,
+        chunk_count=len(costs.costs) - dead_chunks,
+        chunk_bytes=costs.bytes - lengths_dead,
+        forms=forms,
+        packs=packs,
+        raw=raw,
+        unpacked=0,
+        index=total - packs - raw,
+        total=total,
+        dead_bytes=dead_bytes,
+        alone=alone,
+        shared=shared,
+        per_image=per,
+    )
+
+
+def _bytes_of(snapshot: Snapshot, runs: Runs) -> int:
+    from .placing import place_of
+
+    total = 0
+    for first, count in runs:
+        at = first
+        while at < first + count:
+            place = place_of(snapshot, at)
+            if place is None:
+                at += 1
+                continue
+            stop = min(place.end, first + count)
+            total += sum(place.lengths[at - place.first : stop - place.first])
+            at = stop
+    return total
+
+
+def _images(
+    storage: Storage, snapshot: Snapshot, costs: Costs
+) -> tuple[tuple[ImageCost, ...], int, int]:
+    """Per image: alone, shared, freed if removed. And in all: alone, and shared counted once.
+
+    An image is a target; several names of one target share it, and removing one of them frees
+    nothing."""
+    names: dict[str, int] = {}
+    targets: dict[int, set[int]] = {}
+    for key, value in snapshot.items(Table.REFS):
+        digest = json.loads(value)["digest"]
+        serial = snapshot.get(Table.DIGESTS, to_key(digest))
+        if serial is None:
+            continue
+        names[key.decode()] = to_number(serial)
+    for target in set(names.values()):
+        targets[target] = graph.closure(snapshot, (target,))
+    users: dict[int, int] = defaultdict(int)
+    for reached in targets.values():
+        for serial in reached:
+            users[serial] += 1
+    # What leases hold is shared by nobody who could be removed.
+    count = [0] * len(costs.costs)
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for target, reached in targets.items():
+        bits = Bitmap(RunArray.of(costs.space))
+        for serial in reached:
+            runs = blob_runs(storage, snapshot, serial)
+            if runs:
+                bits.mark(RunArray.of(runs))
+        spans[target] = costs.positions(list(bits.runs(1)))
+        for start, end in spans[target]:
+            for i in range(start, end):
+                count[i] += 1
+    out: dict[int, tuple[float, float]] = {}
+    for target, reached in targets.items():
+        own = other = 0.0
+        for start, end in spans[target]:
+            for i in range(start, end):
+                if count[i] == 1:
+                    own += costs.costs[i]
+                else:
+                    other += costs.costs[i]
+        for serial in reached:
+            row = graph.blob_row(snapshot, serial)
+            if row is not None:
+                if users[serial] == 1:
+                    own += costs.raw(row)
+                else:
+                    other += costs.raw(row)
+        out[target] = (own, other)
+    held = _held_elsewhere(storage, snapshot)
+    result = []
+    for name, target in sorted(names.items()):
+        own, other = out[target]
+        several = sum(1 for t in names.values() if t == target) > 1
+        free = 0.0 if several or target in held else own
+        digest = graph.blob_row(snapshot, target)
+        result.append(
+            ImageCost(name, digest.digest if digest else "", int(own), int(other), int(free))
+        )
+    all_alone = sum(own for own, _ in out.values())
+    all_shared = sum(c for c, n in zip(costs.costs, count, strict=True) if n > 1)
+    for serial, n in users.items():
+        if n > 1:
+            row = graph.blob_row(snapshot, serial)
+            if row is not None:
+                all_shared += costs.raw(row)
+    return tuple(result), int(all_alone), int(all_shared)
+
+
+def _held_elsewhere(storage: Storage, snapshot: Snapshot) -> set[int]:
+    """What leases keep, whatever is untagged."""
+    from .leases import held_serials
+    from .mark import live_leases
+
+    out: set[int] = set()
+    for lease in live_leases(storage, snapshot):
+        out |= graph.closure(snapshot, held_serials(snapshot, lease))
+    return out
