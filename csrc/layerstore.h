@@ -111,7 +111,7 @@ typedef struct ls_tar_entry {
                      '6' fifo, '7' contiguous (regular); others as they came */
     uint8_t sparse; /* 0 no, 1 GNU old, 2 pax 0.0, 3 pax 0.1, 4 pax 1.0 */
     uint8_t problem; /* 0, or 1: contradicting or odd headers, readers that extract should refuse */
-    uint8_t pad;
+    uint8_t after_end; /* 1: behind a zero block, where other readers have stopped */
     uint32_t name_off, name_len;
     uint32_t link_off, link_len;
     uint32_t uname_off, uname_len;
@@ -124,8 +124,11 @@ typedef struct ls_tar_entry {
 typedef struct ls_tar ls_tar;
 
 size_t ls_tar_sizeof(void);
-/* `scratch` holds the metadata of one entry (names, pax records, sparse map); an entry that needs
- * more makes the scanner lost. At least 64 KiB. It must stay valid as long as the machine. */
+/* `scratch` holds the metadata of one entry (names, pax records, sparse map) and must stay valid as
+ * long as the machine. With less than LS_TAR_SCRATCH bytes every feed returns LS_ESPACE: what the
+ * scanner understands must not depend on the memory it was given. */
+#define LS_TAR_SCRATCH 2424832
+
 void ls_tar_init(ls_tar *t, uint8_t *scratch, size_t scratch_size);
 
 typedef struct ls_tar_out {
@@ -135,8 +138,10 @@ typedef struct ls_tar_out {
     size_t arena_used;
 } ls_tar_out;
 
-/* Takes as much of `data` as the output arrays allow: call again with the rest. With `entries`
- * NULL no entries are made (and `arena` may be NULL). `final`: the stream ends after `data`. */
+/* Takes as much of `data` as the output arrays allow: call again with the rest (also after all of
+ * `data` was taken, when an array was full: an entry may wait). With `entries` NULL no entries are
+ * made (and `arena` may be NULL). An arena of LS_TAR_SCRATCH + 1024 bytes takes any entry.
+ * `final`: the stream ends after `data`. */
 int ls_tar_feed(ls_tar *t, const uint8_t *data, size_t size, int final, ls_tar_event *events,
                 size_t max_events, ls_tar_entry *entries, size_t max_entries, uint8_t *arena,
                 size_t arena_size, ls_tar_out *out, ls_error *err);
@@ -182,6 +187,8 @@ int ls_split_feed(ls_split *s, const uint8_t *data, size_t size, int final, uint
                   size_t head_size, uint8_t *marks, size_t marks_size, ls_piece *pieces,
                   size_t max_pieces, ls_split_out *out, ls_error *err);
 int ls_split_lost(const ls_split *s, ls_error *err);
+/* As ls_tar_complete. */
+int ls_split_complete(const ls_split *s);
 
 typedef struct ls_slice {
     const uint8_t *data;
