@@ -8,10 +8,14 @@ function that does it; `run` imports that room when the verb is run.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from . import arguments
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class UsageError(Exception):
@@ -366,6 +370,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, self.prog, self.format_usage())
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        # argparse's own swallows errors of writing.
+        (file or sys.stdout).write(self.format_help())
 
     def format_help(self) -> str:
         from .examples import examples_of

@@ -61,7 +61,7 @@ class Meter:
             if now < self._next:
                 return
             self._next = now + (PLAIN_EVERY if self._mode == "plain" else REDRAW)
-            self._draw(describe(progress, self._rate()))
+            self._draw(describe(progress, self._rate(now, progress.done)))
 
     def clear(self) -> None:
         """Takes the line off the terminal, so that a message can stand there."""
@@ -71,21 +71,17 @@ class Meter:
                 self._drawn = False
 
     def _remember(self, now: float, progress: layerstore.Progress) -> None:
-        if progress.stage != self._stage:
-            self._stage = progress.stage
+        if progress.stage != self._stage or (self._seen and progress.done < self._seen[-1][1]):
+            self._stage = progress.stage  # or the same stage of the next thing
             self._seen.clear()
-        if self._seen and progress.done < self._seen[-1][1]:
-            self._seen.clear()  # the same stage of the next thing
         if not self._seen or now - self._seen[-1][0] >= REDRAW:
             self._seen.append((now, progress.done))
-        else:
-            self._seen[-1] = (self._seen[-1][0], progress.done)
-        while now - self._seen[0][0] > WINDOW:
+        while now - self._seen[0][0] > WINDOW and len(self._seen) > 1:
             self._seen.popleft()
 
-    def _rate(self) -> float:
-        (first, before), (last, after) = self._seen[0], self._seen[-1]
-        return (after - before) / (last - first) if last > first else 0.0
+    def _rate(self, now: float, done: int) -> float:
+        since, before = self._seen[0]
+        return (done - before) / (now - since) if now > since else 0.0
 
     def _draw(self, text: str) -> None:
         if self._mode == "plain":

@@ -20,6 +20,7 @@ from .parser import UsageError, build
 
 def run(argv: Sequence[str] | None, open_store: Callable[..., Any] | None) -> int:
     """The exit status of one command; never raises for what the command did."""
+    _complete_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     guard = signals.Guard(owns_process=argv is None)
     output = Output(json=wants_json(words))
@@ -30,6 +31,18 @@ def run(argv: Sequence[str] | None, open_store: Callable[..., Any] | None) -> in
             return code
     except BaseException as error:
         return _failed(error, output)
+
+
+def _complete_streams() -> None:
+    """Opens standard streams that the caller had closed (`>&-`), on /dev/null: otherwise the next
+    file opened, perhaps one of the store's, would be taken for them."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
 
 
 def wants_json(words: Sequence[str]) -> bool:
@@ -44,7 +57,10 @@ def _verb(
     guard: signals.Guard,
     open_store: Callable[..., Any] | None,
 ) -> int:
-    args = build().parse_args(words)
+    try:
+        args = build().parse_args(words)
+    except BrokenPipeError as error:  # --help | head -n 1
+        raise ReaderGone from error
     output.json, output.quiet, output.verbose = args.json, args.quiet, args.verbose
     from .context import Context, SamePid
 

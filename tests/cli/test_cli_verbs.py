@@ -1,0 +1,405 @@
+"""What each verb asks of the store, prints, and makes of what goes wrong; on canned values."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import sys
+
+import fake_store
+import pytest
+from fake_store import DIGEST, FakeStore
+from json_documents import CONTENT, DOCUMENTS, ERROR, KINDS, PAGE, page, problems
+
+import layerstore
+from layerstore.cli import main
+from layerstore.cli.completion import _walk
+
+
+class Result:
+    def __init__(self, code: int, out: bytes, err: str) -> None:
+        self.code, self.out, self.err = code, out.decode("utf-8", "replace"), err
+        self.bytes = out
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def run(capfdbinary, monkeypatch):
+    for name in ("LAYERSTORE_LEASE", "LAYERSTORE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*argv: str, store: FakeStore | None = None, **hooks) -> Result:
+        code = main(argv, open_store=(store or FakeStore(**hooks)).open)
+        out, err = capfdbinary.readouterr()
+        return Result(code, out, err.decode())
+
+    return run
+
+
+COMMANDS = {
+    "import": ["oci:layout:v1", "app:1"],
+    "export": ["app:1", "oci:layout"],
+    "images": [],
+    "inspect": ["app:1"],
+    "history": ["app:1"],
+    "tag": ["app:1", "app:2"],
+    "untag": ["app:1", "app:2"],
+    "ls": ["app:1"],
+    "cat": ["app:1", "/etc/hostname"],
+    "blob cat": [DIGEST],
+    "blob put": [__file__],
+    "blob stat": [DIGEST],
+    "blob ls": [],
+    "lease create": [],
+    "lease ls": [],
+    "lease rm": ["8c1f"],
+    "gc": [],
+    "check": [],
+    "stats": ["--images"],
+    "completion": ["bash"],
+    "version": [],
+}
+
+
+def test_every_verb_is_here_and_described():
+    leaves = {path for path, verb in _walk() if not verb.verbs}
+    assert leaves == set(COMMANDS) == set(DOCUMENTS) | CONTENT
+
+
+def test_the_page_says_what_the_table_says():
+    assert PAGE.read_text() == page(), "python tests/cli/json_documents.py writes it anew"
+
+
+@pytest.mark.parametrize("verb", DOCUMENTS)
+def test_the_json_document_of_every_verb(verb, run):
+    result = run("--json", *verb.split(), *COMMANDS[verb])
+    assert result.code == (3 if verb == "check" else 0)
+    assert problems(result.json, DOCUMENTS[verb]) == []
+    assert result.err == ""
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_verb_closes_the_store_and_prints_nothing_dangerous(verb, run):
+    store = FakeStore()
+    result = run(*verb.split(), *COMMANDS[verb], store=store)
+    assert store.closed == len(store.opened)
+    assert "\x1b" not in result.out
+    assert "\x1b" not in result.err
+
+
+def test_problems_are_found():
+    keys = DOCUMENTS["tag"]
+    assert problems({"name": "a", "digest": "b"}, keys) == []
+    assert problems({"name": "a"}, keys) == ["digest: missing"]
+    assert problems({"name": 1, "digest": "b", "x": 0}, keys) == [
+        "name: 1 is no string",
+        "x: not described",
+    ]
+    assert problems({"images": [{"name": "a", "digest": "b"}]}, DOCUMENTS["export"]) == [
+        "images[].bytes: missing"
+    ]
+    assert problems({"id": "x", "ttl": True}, DOCUMENTS["lease create"]) != []
+
+
+# What each verb hands to the store
+
+
+def test_import_hands_everything_on(run):
+    store = FakeStore()
+    run("import", "--all", "--strict", "--defer", "oci:x", "pre/", store=store)
+    args, options = store.asked("import_images")
+    assert args == ("oci:x", "pre/")
+    assert callable(options.pop("progress"))
+    assert options == {"all": True, "strict": True, "defer": True}
+    assert store.opened[0]["create"] is True
+
+
+@pytest.mark.parametrize("verb", sorted(set(COMMANDS) - {"import", "blob put", "lease create"}))
+def test_other_verbs_never_make_a_store(verb, run):
+    store = FakeStore()
+    run(*verb.split(), *COMMANDS[verb], store=store)
+    assert not any(options["create"] for options in store.opened)
+
+
+def test_gc_and_check_hand_their_budgets_on(run):
+    store = FakeStore()
+    run("gc", "--dry-run", "--max-time", "10m", "--max-repack-size", "1G", store=store)
+    options = store.asked("gc")[1]
+    del options["progress"]
+    assert options == {
+        "dry_run": True, "max_time": 600.0, "max_repack_size": 1 << 30, "aggressive": False
+    }  # fmt: skip
+    run("check", "--full", "--max-time", "1h", "--repair-from", "oci:x", store=store)
+    options = store.asked("check")[1]
+    del options["progress"]
+    assert options == {"blocks": False, "full": True, "max_time": 3600.0, "repair_from": "oci:x"}
+
+
+def test_store_path_and_timeout_reach_the_store(run, monkeypatch):
+    store = FakeStore()
+    run("images", "--store", "/a", "--timeout", "2m", store=store)
+    assert store.opened == [{"path": "/a", "create": False, "timeout": 120.0}]
+    monkeypatch.setenv("LAYERSTORE_DIR", "/b")
+    run("images", store=store)
+    assert store.opened[1]["path"] == "/b"
+
+
+def test_a_lease_is_used_by_verbs_that_put(run, monkeypatch):
+    store = FakeStore()
+    run("import", "oci:x", "--lease", "aa", store=store)
+    assert store.asked("use_lease")[0] == ("aa",)
+    monkeypatch.setenv("LAYERSTORE_LEASE", "bb")
+    result = run("--json", "blob", "put", __file__, store=store)
+    assert result.json["lease"] == "bb"
+    assert store.asked("use_lease")[0] == ("bb",)
+    assert not any(name == "lease" for name, _, _ in store.calls)
+    assert run("--lease", "gone", "import", "oci:x").code == 4
+
+
+def test_blob_put_without_a_lease_makes_one_of_an_hour(run):
+    store = FakeStore()
+    result = run("blob", "put", __file__, store=store)
+    assert store.asked("lease")[1] == {"ttl": 3600.0}
+    assert store.asked("use_lease")[0] == ("8c1f",)
+    assert not any(name == "drop_lease" for name, _, _ in store.calls)
+    assert result.out.startswith("sha256:")
+    assert result.out.count("\n") == 1
+    assert "lease 8c1f for 1h00m" in result.err
+
+
+def test_blob_put_that_fails_leaves_no_lease(run):
+    def put(*args, **options):
+        raise layerstore.DigestMismatchError("wrong", expected="sha256:aa", got="sha256:bb")
+
+    store = FakeStore(put=put)
+    assert run("blob", "put", __file__, store=store).code == 1
+    assert store.asked("drop_lease")[0] == ("8c1f",)
+
+
+def test_blob_put_of_a_missing_file_does_not_touch_the_store(run):
+    store = FakeStore()
+    result = run("blob", "put", "/no/such/file", store=store)
+    assert result.code == 1
+    assert "/no/such/file" in result.err
+    assert store.opened == []
+
+
+def test_blob_put_reads_stdin(run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\x00data")))
+    result = run("--json", "blob", "put", "-", "--media-type", "a/b")
+    assert (result.json["bytes"], result.json["media_type"]) == (5, "a/b")
+
+
+# What they print
+
+
+def test_content_comes_out_byte_for_byte(run):
+    assert run("blob", "cat", DIGEST).bytes == b"blob\x00\xff"
+    assert run("cat", "app:1", "/x").bytes == b"content of /x"
+    assert run("inspect", "--raw", "app:1").bytes == b'{"m":1}'
+    assert run("--json", "inspect", "--config", "app:1").bytes == b'{"c":1}\n\xff'
+
+
+def test_ls_looks_like_ls(run):
+    assert run("ls", "app:1").out.splitlines() == [
+        "drwxrwxrwt         0:0            0 1970-01-01T00:00:00Z bin",
+        "-rwsr-xr-x    1000:100            5 2024-01-02T03:04:05Z bin/su",
+        "lrw-r--r--         0:0            0 1970-01-01T00:00:00Z bin/sh -> dash",
+        "crw-r--r--         0:0          1,3 1970-01-01T00:00:00Z dev/null",
+        "-rw-r--r--         0:0            5 @-1000000000000000019884624838656 "
+        "etc/\\x1b[31mred\\x0aline\\xff",
+    ]
+
+
+def test_json_keeps_hostile_names_whole(run):
+    entries = run("--json", "ls", "app:1").json["entries"]
+    assert entries[4]["path"] == fake_store.HOSTILE
+    assert entries[1] == {
+        "path": "bin/su",
+        "type": "file",
+        "mode": 0o4755,
+        "uid": 1000,
+        "gid": 100,
+        "size": 5,
+        "mtime": "2024-01-02T03:04:05.25Z",
+        "layer": 0,
+    }
+
+
+def test_ls_of_nothing_is_a_document_too(run):
+    class Empty:
+        def entries(self, path, layer):
+            return iter(())
+
+    assert run("--json", "ls", "app:1", image=lambda name: Empty()).json == {"entries": []}
+
+
+def test_quiet_lists_names_only(run):
+    assert run("images", "-q").out == "app:1\n"
+    assert run("-q", "blob", "ls").out == f"{DIGEST}\n"
+    assert run("lease", "ls", "-q").out == "8c1f\n"
+
+
+def test_history_names_the_layer_of_each_step(run):
+    steps = run("--json", "history", "app:1").json["history"]
+    assert [step["digest"] for step in steps] == [DIGEST, None]
+    assert [step["bytes"] for step in steps] == [10, None]
+    assert "ENV a=b" in run("history", "app:1").out
+
+
+def test_warnings_go_to_stderr_and_into_the_document(run):
+    info = layerstore.ImageInfo("a:1", DIGEST, "m", 1, warnings=("layer 1 does not decode",))
+    result = run("import", "oci:x", import_images=lambda *a, **o: [info])
+    assert "warning: a:1: layer 1 does not decode" in result.err
+    assert run("-q", "import", "oci:x", import_images=lambda *a, **o: [info]).err == ""
+    result = run("--json", "import", "oci:x", import_images=lambda *a, **o: [info])
+    assert result.json["images"][0]["warnings"] == ["layer 1 does not decode"]
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_export_to_a_pipe_leaves_stdout_to_the_archive(options, run):
+    def export_images(names, transport, **more):
+        sys.stdout.buffer.write(b"tar")
+        return [FakeStore().info]
+
+    for transport in ("docker-archive:-", "oci-archive:-", "oci-archive:-:v1"):
+        result = run(*options, "export", "app:1", transport, export_images=export_images)
+        assert result.bytes == b"tar"
+        assert DIGEST in result.err
+
+
+def test_untag_says_what_was_gone_when_a_name_is_missing(run):
+    result = run("untag", "app:1", "none:1", "app:2")
+    assert result.code == 4
+    assert "untagged before that: app:1" in result.err
+
+
+def test_check_is_clean_when_everything_was_repaired(run):
+    damage = layerstore.Damage(DIGEST, "tar", "checksum", ("app:1",), ("/etc/passwd",))
+
+    def report(ok, damaged, repaired):
+        return lambda **options: layerstore.CheckReport(ok, damaged, repaired, 10, 0.1)
+
+    for ok in (True, False):
+        assert run("check", check=report(ok, (damage,), (DIGEST,))).code == 0
+    assert run("check", check=report(True, (), ())).code == 0
+    assert run("check", check=report(False, (), ())).code == 3
+    result = run("check", check=report(False, (damage,), ()))
+    assert result.code == 3
+    for word in ("DAMAGED", DIGEST, "checksum", "app:1", "/etc/passwd"):
+        assert word in result.out
+
+
+def test_reading_falls_back_to_a_readonly_handle_and_writing_does_not(run):
+    def refuse(path, readonly=False, **options):
+        if not readonly:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    store = FakeStore(open=refuse)
+    assert run("images", store=store).code == 0
+    assert store.opened[-1]["readonly"] is True
+    for verb in ("import oci:x", "gc", "tag a b", "untag a", "lease create", "lease rm x"):
+        assert run(*verb.split(), open=refuse).code == 7
+
+
+# What goes wrong
+
+ERRORS = [
+    (layerstore.NotFoundError("no image x"), "not-found"),
+    (layerstore.InvalidInputError("bad tar", offset=512, path="a.tar"), "invalid-input"),
+    (layerstore.DigestMismatchError("no", expected="sha256:aa", got="sha256:bb"), "digest-mismatch"),
+    (layerstore.CorruptError("bad block", digest=DIGEST, where="packs/1"), "corrupt"),
+    (layerstore.BusyError("gc is running"), "busy"),
+    (layerstore.UnsupportedError("format 9"), "unsupported"),
+    (layerstore.StoreFullError("no space"), "full"),
+    (layerstore.LimitError("inflates to more than 1 TiB"), "limit"),
+    (layerstore.PermissionDeniedError("not yours"), "permission"),
+    (layerstore.CancelledError("cancelled"), "cancelled"),
+    (layerstore.LayerstoreError("something else"), "error"),
+    (OSError(errno.ENOSPC, "No space left on device", "/s/pack"), "full"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), "full"),
+    (PermissionError(errno.EACCES, "Permission denied", b"/s"), "permission"),
+    (PermissionError(errno.EPERM, "Operation not permitted"), "permission"),
+    (OSError(errno.EROFS, "Read-only file system"), "permission"),
+    (OSError(errno.EIO, "Input/output error"), "os-error"),
+    (BrokenPipeError(errno.EPIPE, "Broken pipe"), "os-error"),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory", "x.tar"), "os-error"),
+    (MemoryError(), "memory"),
+    (KeyboardInterrupt(), "interrupted"),
+    (ZeroDivisionError("division by zero"), "internal"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "kind"), ERRORS, ids=lambda v: v if isinstance(v, str) else "")
+def test_errors_have_an_exit_status_and_a_document(error, kind, run):
+    def images():
+        raise error
+
+    result = run("--json", "images", images=images)
+    assert result.code == KINDS[kind][0]
+    document = json.loads(result.err)
+    assert problems(document, ERROR) == []
+    assert document["error"]["kind"] == kind
+    assert result.out == ""
+    plain = run("images", images=images)
+    assert plain.code == result.code
+    assert plain.err.startswith("layerstore: ")
+    assert "Traceback" not in plain.err
+
+
+def test_every_kind_of_error_is_described():
+    tested = {kind for _, kind in ERRORS} | {"usage"}
+    subclasses = [layerstore.LayerstoreError]
+    for kind in subclasses:
+        subclasses.extend(kind.__subclasses__())
+    assert {error.kind for error in subclasses} | tested == set(KINDS)
+
+
+def test_an_error_says_where(run):
+    def images():
+        raise layerstore.CorruptError(
+            "bad block\x1b[2J", digest=DIGEST, path="/etc/passwd", offset=77
+        )
+
+    err = run("images", images=images).err
+    assert DIGEST in err
+    assert "/etc/passwd" in err
+    assert "offset 77" in err
+    assert "\x1b" not in err
+
+
+def test_a_fault_of_ours_shows_where_only_with_v(run):
+    def images():
+        raise ZeroDivisionError("division by zero")
+
+    assert "Traceback" not in run("images", images=images).err
+    result = run("-v", "images", images=images)
+    assert "Traceback" in result.err
+    assert result.code == 1
+
+
+def test_wrong_usage_is_2_and_json_when_asked(run):
+    assert run("frobnicate").code == 2
+    result = run("ls", "--json")
+    assert result.code == 2
+    assert json.loads(result.err)["error"]["kind"] == "usage"
+    assert run("export", "app:1").code == 2
+    assert run("inspect", "--raw", "--config", "app:1").code == 2
+    assert run("--help").code == 0
+
+
+def test_no_colour_without_a_terminal(run):
+    assert "\x1b" not in run("frobnicate").err
+
+
+def test_signal_handlers_are_put_back(run):
+    import signal
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    run("images")
+    run("frobnicate")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
