@@ -9,15 +9,17 @@
 
 struct ls_join {
     ls_tar tar;
-    uint64_t mark_gap;    /* payloads before the one that the next mark is for */
+    uint64_t mark_gap; /* payloads before the one that the next mark is for */
     uint64_t mark_bytes;
     uint64_t inline_left; /* bytes of this payload that are in the header stream */
     uint8_t have_mark;
-    uint8_t asked;        /* the marks were asked about the payload at hand */
+    uint8_t asked; /* the marks were asked about the payload at hand */
     uint8_t failed;
 };
 
-size_t ls_join_sizeof(void) { return sizeof(ls_join); }
+size_t ls_join_sizeof(void) {
+    return sizeof(ls_join);
+}
 
 void ls_join_init(ls_join *j, uint8_t *scratch, size_t scratch_size) {
     memset(j, 0, sizeof *j);
@@ -141,8 +143,8 @@ static int payload(ls_join *j, call *c, ls_error *err) {
 }
 
 static int metadata(ls_join *j, call *c) {
-    size_t n = smallest(UINT64_MAX, c->head_size - c->res->head_used,
-                        c->out_size - c->res->out_len);
+    size_t n =
+        smallest(UINT64_MAX, c->head_size - c->res->head_used, c->out_size - c->res->out_len);
     if (n == 0)
         return STOP;
     n = ls_tar_take(&j->tar, c->head + c->res->head_used, n);

@@ -119,6 +119,7 @@ typedef struct ls_tar_entry {
     uint32_t pax_off, pax_len;       /* effective pax records (global, then local), raw:
                                         "len key=value\n"...; xattrs are read from there */
     uint32_t sparse_off, sparse_len; /* map: pairs of u64 little endian (offset, length) */
+    uint32_t global_len;             /* bytes at pax_off that are global records */
 } ls_tar_entry;
 
 typedef struct ls_tar ls_tar;

@@ -22,7 +22,9 @@ struct ls_split {
     uint8_t decided; /* how the payload at hand is cut */
 };
 
-size_t ls_split_sizeof(void) { return sizeof(ls_split); }
+size_t ls_split_sizeof(void) {
+    return sizeof(ls_split);
+}
 
 void ls_split_init(ls_split *s, int simd, uint8_t *scratch, size_t scratch_size) {
     memset(s, 0, sizeof *s);
@@ -30,9 +32,13 @@ void ls_split_init(ls_split *s, int simd, uint8_t *scratch, size_t scratch_size)
     s->simd = simd;
 }
 
-int ls_split_lost(const ls_split *s, ls_error *err) { return ls_tar_lost(&s->tar, err); }
+int ls_split_lost(const ls_split *s, ls_error *err) {
+    return ls_tar_lost(&s->tar, err);
+}
 
-int ls_split_complete(const ls_split *s) { return ls_tar_complete(&s->tar); }
+int ls_split_complete(const ls_split *s) {
+    return ls_tar_complete(&s->tar);
+}
 
 static size_t put_varint(uint8_t *out, uint64_t v) {
     size_t n = 0;
@@ -150,8 +156,7 @@ static int metadata(ls_split *s, call *c) {
 int ls_split_feed(ls_split *s, const uint8_t *data, size_t size, int final, uint8_t *head,
                   size_t head_size, uint8_t *marks, size_t marks_size, ls_piece *pieces,
                   size_t max_pieces, ls_split_out *out, ls_error *err) {
-    call c = {data,  size,       final,  head,       head_size,
-              marks, marks_size, pieces, max_pieces, out};
+    call c = {data, size, final, head, head_size, marks, marks_size, pieces, max_pieces, out};
     int what = GO_ON;
     memset(out, 0, sizeof *out);
     if (s->tar.scratch_size < LS_TAR_SCRATCH)

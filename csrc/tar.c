@@ -15,7 +15,9 @@
 
 #include "tar_impl.h"
 
-static size_t smaller(uint64_t a, size_t b) { return a < b ? (size_t)a : b; }
+static size_t smaller(uint64_t a, size_t b) {
+    return a < b ? (size_t)a : b;
+}
 
 int ls_tar_fail(ls_error *err, int code, uint64_t offset, const char *reason) {
     if (err != NULL) {
@@ -30,7 +32,9 @@ int ls_tar_fail(ls_error *err, int code, uint64_t offset, const char *reason) {
     return code;
 }
 
-size_t ls_tar_sizeof(void) { return sizeof(ls_tar); }
+size_t ls_tar_sizeof(void) {
+    return sizeof(ls_tar);
+}
 
 void ls_tar_init(ls_tar *t, uint8_t *scratch, size_t scratch_size) {
     memset(t, 0, sizeof *t);
@@ -348,7 +352,9 @@ int ls_tar_lost(const ls_tar *t, ls_error *err) {
     return 1;
 }
 
-int ls_tar_complete(const ls_tar *t) { return t->end_seen || t->end_clean; }
+int ls_tar_complete(const ls_tar *t) {
+    return t->end_seen || t->end_clean;
+}
 
 /* Adds a run to the events; 0 if there is no room. */
 static int add_run(ls_tar_event *events, size_t max, size_t *n, uint32_t kind, size_t at,

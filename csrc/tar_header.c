@@ -247,8 +247,8 @@ int ls_tar_emit(const ls_tar *t, ls_tar_entry *e, uint8_t *arena, size_t arena_s
 
     uint32_t pax_len = t->have_local || t->global_len ? t->global_len + t->local_len : 0;
     size_t map_len = t->sparse ? 16 * (size_t)t->map_n : 0;
-    size_t need = pax_len + map_len + text_need(name) + text_need(link) + text_need(uname) +
-                  text_need(gname);
+    size_t need =
+        pax_len + map_len + text_need(name) + text_need(link) + text_need(uname) + text_need(gname);
     if (arena_size > UINT32_MAX)
         arena_size = UINT32_MAX; /* offsets in it are 32 bits */
     if (need > arena_size || *used > arena_size - need)
@@ -257,6 +257,7 @@ int ls_tar_emit(const ls_tar *t, ls_tar_entry *e, uint8_t *arena, size_t arena_s
     size_t at = *used;
     e->pax_off = (uint32_t)at;
     e->pax_len = pax_len;
+    e->global_len = pax_len ? t->global_len : 0;
     if (pax_len) {
         memcpy(arena + at, t->scratch + TAR_GLOBAL_AT, t->global_len);
         memcpy(arena + at + t->global_len, t->scratch + TAR_LOCAL_AT, t->local_len);

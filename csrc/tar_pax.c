@@ -4,6 +4,9 @@
 
 #include "tar_impl.h"
 
+/* No longer global value is applied: each entry that follows would carry it. */
+#define GLOBAL_VALUE_MAX 256
+
 typedef struct record {
     const uint8_t *key, *value;
     size_t key_len, value_len;
@@ -174,13 +177,14 @@ void ls_tar_pax_apply(ls_tar *t, tar_pax *x, uint32_t at, uint32_t len, int glob
     uint32_t seen = 0; /* sizes and paths twice in one header: readers may take either */
     int got;
     while ((got = next_record(p, len, &pos, &r)) > 0) {
-        uint32_t bit = is(&r, "size") ? PAX_SIZE
-                       : is(&r, "path") ? PAX_PATH
+        uint32_t bit = is(&r, "size")       ? PAX_SIZE
+                       : is(&r, "path")     ? PAX_PATH
                        : is(&r, "linkpath") ? PAX_LINK
                                             : 0;
         int sparse = r.key_len > 11 && memcmp(r.key, "GNU.sparse.", 11) == 0;
-        if (global && (bit || sparse)) {
-            x->problem = 1; /* Go does not apply them, Python and GNU tar do */
+        if (global && (bit || sparse || r.value_len > GLOBAL_VALUE_MAX)) {
+            if (bit || sparse || is(&r, "uname") || is(&r, "gname"))
+                x->problem = 1; /* Go does not apply them, Python and GNU tar do */
         } else if (bit) {
             if (seen & bit)
                 x->problem = 1;
