@@ -41,6 +41,10 @@ class Content:
         finally:
             op.close()
 
+    def open(self, digest: str) -> BlobFile:
+        """A blob as a binary file. Raises NotFoundError."""
+        return BlobFile(self.storage, digest)
+
 
 class Operation:
     """Puts and look-ups of one piece of work. Several threads may share it."""
@@ -205,7 +209,7 @@ class Operation:
 
     def open(self, digest: str) -> BlobFile:
         """A blob as a binary file. Raises NotFoundError."""
-        return BlobFile(self._storage, digest)
+        return self._content.open(digest)
 
     def read(self, digest: str, limit: int) -> bytes:
         """A small blob whole, its digest verified. Raises LimitError past `limit` bytes."""

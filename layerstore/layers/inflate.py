@@ -18,6 +18,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 DEFAULT_LIMIT = 1 << 40
 STEP = 1 << 20
+_GZIP_ERRORS: Any = (isal_zlib.error, EOFError)
 FEED = 2048
 MAX_WINDOW = 1 << 27
 """zstd's own limit for decoders; --long=31 archives are refused."""
@@ -66,7 +67,7 @@ def _gzip(source: Iterable[bytes | memoryview]) -> Iterator[bytes]:
             size = len(block)
             try:
                 out = machine.decompress(block, STEP)
-            except (isal_zlib.error, EOFError) as e:
+            except _GZIP_ERRORS as e:
                 raise InvalidInputError(
                     f"gzip data is damaged near byte {offset}: {e}", offset=offset, reason=str(e)
                 ) from e
@@ -85,7 +86,7 @@ def _gzip(source: Iterable[bytes | memoryview]) -> Iterator[bytes]:
             while machine is not None and not len(block) and len(out) == STEP:
                 try:
                     out = machine.decompress(b"", STEP)
-                except (isal_zlib.error, EOFError) as e:
+                except _GZIP_ERRORS as e:
                     raise InvalidInputError(
                         f"gzip data is damaged near byte {offset}: {e}",
                         offset=offset,

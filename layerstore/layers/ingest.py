@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Queue
 from threading import Thread
-from typing import Protocol
+from typing import Protocol, cast
 
 from ..core.chunking import cut
 from ..core.hashing import blake3_many
@@ -75,9 +75,9 @@ def reader_of(source: object) -> Reader:
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
     if hasattr(source, "readinto"):
-        return source  # type: ignore[return-value]
+        return cast(Reader, source)
     if hasattr(source, "read"):
-        return ReadReader(source)  # type: ignore[arg-type]
+        return ReadReader(cast(io.BufferedIOBase, source))
     if isinstance(source, Iterable):
         return IterReader(source)
     raise InvalidInputError(f"cannot read from a {type(source).__name__}")

@@ -218,10 +218,10 @@ def _images(
     targets: dict[int, set[int]] = {}
     for key, value in snapshot.items(Table.REFS):
         digest = json.loads(value)["digest"]
-        serial = snapshot.get(Table.DIGESTS, to_key(digest))
-        if serial is None:
+        found = snapshot.get(Table.DIGESTS, to_key(digest))
+        if found is None:
             continue
-        names[key.decode()] = to_number(serial)
+        names[key.decode()] = to_number(found)
     for target in set(names.values()):
         targets[target] = graph.closure(snapshot, (target,))
     users: dict[int, int] = defaultdict(int)
@@ -264,10 +264,9 @@ def _images(
         own, other = out[target]
         several = sum(1 for t in names.values() if t == target) > 1
         free = 0.0 if several or target in held else own
-        digest = graph.blob_row(snapshot, target)
-        result.append(
-            ImageCost(name, digest.digest if digest else "", int(own), int(other), int(free))
-        )
+        document = graph.blob_row(snapshot, target)
+        digest = "" if document is None else document.digest
+        result.append(ImageCost(name, digest, int(own), int(other), int(free)))
     all_alone = sum(own for own, _ in out.values())
     all_shared = sum(c for c, n in zip(costs.costs, count, strict=True) if n > 1)
     for serial, n in users.items():

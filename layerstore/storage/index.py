@@ -501,6 +501,13 @@ class Index:
 
         `work` must be able to run again. Nothing of it stays when it raises. A commit record is
         written only if it changed something."""
+        return self._run(work, self.journal)
+
+    def seed(self, work: Callable[[Write], T]) -> T:
+        """The same for a new index, of rows whose commit records are there already."""
+        return self._run(work, None)
+
+    def _run(self, work: Callable[[Write], T], journal: Journal | None) -> T:
         if self.readonly:
             raise UnsupportedError(
                 f"the store at {os.path.dirname(self.path)} is open for reading only"
