@@ -47,7 +47,7 @@ class Machines:
         self.data, self.size = data, len(data)
         self.base = ffi.from_buffer("uint8_t[]", data)
         self.error = ffi.new("ls_error *")
-        self.scratch = ffi.new("uint8_t[]", 1 << 20)
+        self.scratch = ffi.new("uint8_t[]", lib.LS_TAR_SCRATCH)
         self.id = ffi.new("uint8_t[32]")
         self.copy = bytearray(self.size)
 
@@ -75,7 +75,12 @@ class Machines:
         tar = ffi.cast("ls_tar *", machine)
         lib.ls_tar_init(tar, self.scratch, len(self.scratch))
         events, entries = ffi.new("ls_tar_event[]", 4096), ffi.new("ls_tar_entry[]", 1024)
-        arena, out, found, at = ffi.new("uint8_t[]", 1 << 20), ffi.new("ls_tar_out *"), 0, 0
+        arena, out, found, at = (
+            ffi.new("uint8_t[]", lib.LS_TAR_SCRATCH + 1024),
+            ffi.new("ls_tar_out *"),
+            0,
+            0,
+        )
         while at < self.size:
             code = lib.ls_tar_feed(
                 tar, self.base + at, self.size - at, 1, events, 4096, entries, 1024,

@@ -1,7 +1,7 @@
 /* split_join.c: libFuzzer target. Any bytes, split as a tar and joined again, are those bytes; the
  * scanner's events cover its input without a gap; a chunk list that decodes encodes to the same runs.
  *
- * The first byte of the input sets how small the output arrays are, so that every machine is resumed
+ * The last byte of the input sets how small the output arrays are, so that every machine is resumed
  * at odd places. `make fuzz` builds and runs it where clang with libFuzzer is installed. */
 #include <stdlib.h>
 #include <string.h>
@@ -10,14 +10,14 @@
 
 #define MAX_INPUT (1u << 20)
 #define MAX_PIECES (MAX_INPUT / 64)
-#define SCRATCH 65536
+#define SCRATCH LS_TAR_SCRATCH
 #define CHECK(x)                                                                                   \
     do {                                                                                           \
         if (!(x))                                                                                  \
             abort();                                                                               \
     } while (0)
 
-static uint8_t scratch[SCRATCH], head[MAX_INPUT], out[MAX_INPUT], arena[1 << 18];
+static uint8_t scratch[SCRATCH], head[MAX_INPUT], out[MAX_INPUT], arena[SCRATCH + 1024];
 static uint8_t marks[20 * MAX_PIECES];
 static ls_piece pieces[MAX_PIECES];
 static ls_slice slices[MAX_PIECES];
@@ -124,9 +124,10 @@ static void runs(const uint8_t *data, size_t size) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size < 1 || size > MAX_INPUT)
         return 0;
-    size_t room = 1 + data[0];
-    split_and_join(data + 1, size - 1, room);
-    scan(data + 1, size - 1, room);
-    runs(data + 1, size - 1);
+    size--;
+    size_t room = 1 + data[size];
+    split_and_join(data, size, room);
+    scan(data, size, room);
+    runs(data, size);
     return 0;
 }
