@@ -51,11 +51,7 @@ def gc(context: Context) -> None:
 def check(context: Context) -> int:
     """`check`; the exit status says whether damage is left."""
     args, output = context.args, context.output
-    if args.rebuild_index:
-        import layerstore
-
-        layerstore.rebuild_index(context.path)
-        output.note("the index was made anew from the packs")
+    rebuilt = _rebuild(context) if args.rebuild_index else None
     report = context.store(write=bool(args.repair_from)).check(
         blocks=args.blocks,
         full=args.full,
@@ -64,6 +60,8 @@ def check(context: Context) -> int:
         progress=context.progress,
     )
     context.done()
+    if rebuilt is not None:
+        report = _merged(rebuilt, report)
     if output.json:
         output.document(
             {
@@ -77,13 +75,39 @@ def check(context: Context) -> int:
         )
     else:
         _print_check(context, report)
-    return exits.DAMAGED if _left(report) else exits.DONE
+    return exits.DONE if report.ok else exits.DAMAGED
 
 
-def _left(report: layerstore.CheckReport) -> bool:
-    """Whether there is damage that was not repaired."""
-    unrepaired = {damage.digest for damage in report.damaged} - set(report.repaired)
-    return bool(unrepaired) or not (report.ok or report.damaged)
+def _rebuild(context: Context) -> layerstore.CheckReport:
+    """Makes the index anew; what could not be made whole is in the report."""
+    import layerstore
+
+    try:
+        report = layerstore.rebuild_index(context.path, timeout=context.args.timeout)
+    except FileNotFoundError as error:
+        raise layerstore.NotFoundError(
+            f"no store in {context.path}: nothing to rebuild an index from", path=context.path
+        ) from error
+    context.output.note("the index was made anew from the packs")
+    return report
+
+
+def _merged(
+    rebuilt: layerstore.CheckReport, then: layerstore.CheckReport
+) -> layerstore.CheckReport:
+    """What a rebuild found, and what the check after it did: neither may hide the other's damage."""
+    import layerstore
+
+    known = {damage.digest for damage in then.damaged}
+    lost = tuple(d for d in rebuilt.damaged if d.digest not in known)
+    return layerstore.CheckReport(
+        then.ok and all(damage.digest in then.repaired for damage in lost),
+        lost + then.damaged,
+        then.repaired,
+        rebuilt.checked_bytes + then.checked_bytes,
+        rebuilt.seconds + then.seconds,
+        then.complete,
+    )
 
 
 def _damage(damage: layerstore.Damage) -> dict[str, Any]:
@@ -99,17 +123,15 @@ def _damage(damage: layerstore.Damage) -> dict[str, Any]:
 def _print_check(context: Context, report: layerstore.CheckReport) -> None:
     output = context.output
     for damage in report.damaged:
-        repaired = damage.digest in report.repaired
-        output.line(
-            f"{'repaired' if repaired else 'DAMAGED'}  {damage.digest} ({damage.form}): "
-            f"{damage.reason}"
-        )
+        state = "repaired" if damage.digest in report.repaired else "DAMAGED"
+        what = f"{damage.digest} ({damage.form})" if damage.digest else damage.form
+        output.line(f"{state}  {what}: {damage.reason}")
         output.lines(f"  in image {ref}" for ref in damage.refs)
         output.lines(f"  file {path}" for path in damage.paths)
-    checked = f"{human(report.checked_bytes)} checked, {human_seconds(report.seconds)}"
-    verdict = "sound" if not _left(report) else "damaged"
-    output.line(f"{verdict}: {checked}")
-    if _left(report):
+    verdict = "sound" if report.ok else "damaged"
+    checked = f"{human(report.checked_bytes)} read" if report.checked_bytes else "index and lengths"
+    output.line(f"{verdict}: {checked}, {human_seconds(report.seconds)}")
+    if not report.ok:
         output.note("put the same content again, or run check --repair-from TRANSPORT with a copy")
     if not report.complete:
         output.note("stopped by --max-time: the next check goes on")

@@ -284,14 +284,43 @@ def test_check_is_clean_when_everything_was_repaired(run):
     def report(ok, damaged, repaired):
         return lambda **options: layerstore.CheckReport(ok, damaged, repaired, 10, 0.1)
 
-    for ok in (True, False):
-        assert run("check", check=report(ok, (damage,), (DIGEST,))).code == 0
+    assert run("check", check=report(True, (damage,), (DIGEST,))).code == 0
     assert run("check", check=report(True, (), ())).code == 0
     assert run("check", check=report(False, (), ())).code == 3
     result = run("check", check=report(False, (damage,), ()))
     assert result.code == 3
     for word in ("DAMAGED", DIGEST, "checksum", "app:1", "/etc/passwd"):
         assert word in result.out
+
+
+def test_a_rebuilt_index_says_what_it_lost_and_what_the_check_found(run, monkeypatch):
+    lost = layerstore.Damage("sha256:aa", "tar", "incomplete", ("app:2",))
+    rebuilt = layerstore.CheckReport(False, (lost,), (), 5, 1.0)
+    asked = []
+
+    def rebuild_index(path, timeout=None):
+        asked.append((path, timeout))
+        return rebuilt
+
+    monkeypatch.setitem(vars(layerstore), "rebuild_index", rebuild_index)
+    clean = layerstore.CheckReport(True, (), (), 10, 0.5)
+    result = run(
+        "--json", "--store", "/s", "--timeout", "3", "check", "--rebuild-index",
+        check=lambda **options: clean,
+    )  # fmt: skip
+    assert asked == [("/s", 3.0)]
+    assert result.code == 3
+    assert problems(result.json, DOCUMENTS["check"]) == []
+    assert [d["digest"] for d in result.json["damaged"]] == ["sha256:aa"]
+    assert result.json["checked_bytes"] == 15
+
+
+def test_a_rebuild_where_no_store_is(run, monkeypatch):
+    def rebuild_index(path, timeout=None):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+
+    monkeypatch.setitem(vars(layerstore), "rebuild_index", rebuild_index)
+    assert run("check", "--rebuild-index").code == 4
 
 
 def test_reading_falls_back_to_a_readonly_handle_and_writing_does_not(run):
