@@ -98,7 +98,7 @@ def stored_bytes(storage: Storage, digest: str) -> int:
         runs = RunArray.of(blob_runs(storage, snapshot, serial)).normalise()
         total = float(len(row.inline or b""))
         for place in storage.chunks.places(snapshot, runs):
-            total += place.disk * sum(place.lengths) / max(1, place.raw)
+            total += place.disk * place.size / max(1, place.raw)
         if row.raw is not None:
             value = snapshot.get(Table.RAWS, serial_key(row.raw))
             total += RawRow.parse(value).size if value is not None else 0

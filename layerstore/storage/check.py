@@ -230,7 +230,7 @@ def _settle(
     groups: dict[int, list[Place]],
     found: Findings,
     tell: Callable[[int], None],
-) -> None:  # noqa: E501
+) -> None:
     offset, future = item
     bad: dict[int, str] = future.result()  # type: ignore[attr-defined]
     if bad:

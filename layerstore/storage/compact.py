@@ -51,7 +51,7 @@ def survey(storage: Storage) -> dict[tuple[int, int], Victim]:
             if victim is None:
                 victim = out[key] = Victim(place.pack, place.offset, place.disk, place.raw)
             victim.places.append(place)
-            victim.live += sum(place.lengths)
+            victim.live += place.size
     return out
 
 
@@ -141,7 +141,7 @@ class Compactor:
             return
         for place in victim.places:
             at = place.raw_offset
-            content = data[at : at + sum(place.lengths)]
+            content = data[at : at + place.size]
             ids = head.ids[32 * place.index : 32 * (place.index + place.count)]
             if not _verified(content, place, ids):
                 return
@@ -182,7 +182,7 @@ class Compactor:
             )
             self._moves.append((source, place))
             self._keys += 2
-            raw_offset += sum(source.lengths)
+            raw_offset += source.size
             index += source.count
         self._copies[copy.kind] = _Copy(copy.kind)
 

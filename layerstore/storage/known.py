@@ -7,7 +7,6 @@ when it is not known to be damaged (content put again then heals it, under its o
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 
 from ..errors import CorruptError
@@ -16,22 +15,20 @@ from .condemned import Condemned
 from .index import Snapshot, Table
 from .packs import Packs
 from .reading import Chunks
-from .rows import ID_KEY, Place, Runs, decode_runs, encode_runs, number_key
+from .rows import ID_KEY, Place, PlaceCache, Runs, decode_runs, encode_runs, number_key
 
 
 class Known:
     """The look-ups of one operation. Caches places and id tables: numbers are never used twice, and
     nothing that its operation has seen is deleted before its epoch ends."""
 
-    PLACES = 20_000
     TABLES = 512
 
     def __init__(self, chunks: Chunks, packs: Packs, secret: bytes) -> None:
         self._chunks = chunks
         self._packs = packs
         self._secret = secret
-        self._firsts: list[int] = []
-        self._places: list[Place] = []
+        self._places = PlaceCache()
         self._tables: dict[tuple[int, int], bytes] = {}
 
     def find(
@@ -92,19 +89,11 @@ class Known:
         return runs
 
     def _place(self, snapshot: Snapshot, number: int) -> Place | None:
-        at = bisect_right(self._firsts, number) - 1
-        if at >= 0 and number < self._places[at].end:
-            return self._places[at]
-        place = self._chunks.place(snapshot, number)
+        place = self._places.find(number)
         if place is None:
-            return None
-        if len(self._firsts) >= self.PLACES:
-            self._firsts.clear()
-            self._places.clear()
-            at = -1
-        if at < 0 or self._firsts[at] != place.first:
-            self._firsts.insert(at + 1, place.first)
-            self._places.insert(at + 1, place)
+            place = self._chunks.place(snapshot, number)
+            if place is not None:
+                self._places.add(place)
         return place
 
     def _ids(self, place: Place) -> bytes:

@@ -11,15 +11,18 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
+from itertools import islice
 
 from ..errors import CorruptError
 from . import blocks
 from .index import Index, Snapshot, Table
 from .packs import Packs
-from .rows import Place, Runs, Stream, decode_runs, number_key
+from .rows import Place, PlaceCache, Runs, Stream, decode_runs, number_key
 
 Slice = tuple[bytes, int, int]
 """`(buffer, offset, length)`: bytes that are not copied."""
+_Span = tuple[Place, int, int, int, int]
+"""`(place, first number, count, offset in the block, bytes)`."""
 
 
 class Chunks:
@@ -108,69 +111,94 @@ class Chunks:
             if self._cache.pop((place.pack, place.offset), None) is not None:
                 self._cached -= place.raw
 
-    def block(self, place: Place) -> tuple[bytes, Place]:
-        """The block's bytes and the place where it was found: looks again if it has moved."""
-        try:
-            return self._future(place).result(), place
-        except CorruptError:
-            self._drop(place)
-            with self._index.read() as snapshot:
-                now = self.place(snapshot, place.first)
-            if now is None or (now.pack, now.offset) == (place.pack, place.offset):
-                raise
-            if now.end < place.end:
-                raise
-            moved = now.part(place.first, place.count)
-            return self._future(moved).result(), moved
-
     def slices(self, runs: Iterable[tuple[int, int]], skip: int = 0) -> Iterator[Slice]:
         """The content of the numbers, in order, without its first `skip` bytes; blocks are read
         ahead and decoded side by side, those that are skipped are not."""
-        source = self._lookup(runs)
-        queue: deque[Place] = deque()
-        ahead: set[tuple[int, int]] = set()
+        source = self._spans(runs)
+        queue: deque[_Span] = deque()
+        ahead: OrderedDict[tuple[int, int], Future[bytes]] = OrderedDict()
+        current: tuple[int, int] = (-1, -1)
+        data = b""
         done = False
-        cut = 0
         while True:
             while not done and len(ahead) < self._ahead and len(queue) < 4096:
-                place = next(source, None)
-                if place is None:
+                span = next(source, None)
+                if span is None:
                     done = True
                     break
                 if skip:
-                    size = sum(place.lengths)
-                    if size <= skip:
-                        skip -= size
+                    if span[4] <= skip:
+                        skip -= span[4]
                         continue
                     cut, skip = skip, 0
-                queue.append(place)
-                key = (place.pack, place.offset)
-                if key not in ahead:
-                    ahead.add(key)
-                    self._future(place)
+                    span = (span[0], span[1], span[2], span[3] + cut, span[4] - cut)
+                queue.append(span)
+                key = (span[0].pack, span[0].offset)
+                if key not in ahead and key != current:
+                    ahead[key] = self._future(span[0])
             if not queue:
                 return
-            place = queue.popleft()
-            data, found = self.block(place)
-            yield data, found.raw_offset + cut, sum(found.lengths) - cut
-            cut = 0
-            if not queue or (queue[0].pack, queue[0].offset) != (place.pack, place.offset):
-                ahead.discard((place.pack, place.offset))
+            place, first, count, offset, size = queue.popleft()
+            key = (place.pack, place.offset)
+            if key != current:
+                future = ahead.pop(key, None)
+                try:
+                    data = (future if future is not None else self._future(place)).result()
+                    current = key
+                except CorruptError as e:
+                    current = (-1, -1)
+                    whole = (
+                        place.ends[first + count - place.first] - place.ends[first - place.first]
+                    )
+                    yield from self._again(place, first, count, whole - size, e)
+                    continue
+            yield data, offset, size
 
-    def _lookup(self, runs: Iterable[tuple[int, int]]) -> Iterator[Place]:
-        """Places in batches, a short snapshot for each."""
-        batch: Runs = []
-        for run in runs:
-            batch.append(run)
-            if len(batch) == 512:
-                with self._index.read() as snapshot:
-                    places = list(self.places(snapshot, batch))
-                batch = []
-                yield from places
-        if batch:
+    def _again(
+        self, place: Place, first: int, count: int, skip: int, error: CorruptError
+    ) -> Iterator[Slice]:
+        """Numbers whose block could not be read: from where they lie now, if that is elsewhere."""
+        self._drop(place)
+        with self._index.read() as snapshot:
+            now = list(self.places(snapshot, [(first, count)]))
+        if all((p.pack, p.offset) == (place.pack, place.offset) for p in now):
+            raise error
+        for part in now:
+            data = self._future(part).result()
+            cut = min(skip, part.size)
+            skip -= cut
+            if part.size > cut:
+                yield data, part.raw_offset + cut, part.size - cut
+
+    def _spans(self, runs: Iterable[tuple[int, int]]) -> Iterator[_Span]:
+        """Where the numbers lie: stretches of one block each. Looked up in batches, so that no
+        snapshot stays open; a block is parsed once."""
+        cache = PlaceCache()
+        source = iter(runs)
+        while True:
+            batch = list(islice(source, 512))
+            if not batch:
+                return
+            out: list[_Span] = []
             with self._index.read() as snapshot:
-                places = list(self.places(snapshot, batch))
-            yield from places
+                for first, count in batch:
+                    end = first + count
+                    while first < end:
+                        place = cache.find(first)
+                        if place is None:
+                            place = self.place(snapshot, first)
+                            if place is None:
+                                raise CorruptError(
+                                    f"chunk {first} is not in the index", where=f"chunk {first}"
+                                )
+                            cache.add(place)
+                        ends = place.ends
+                        stop = place.end if place.end < end else end
+                        at = ends[first - place.first]
+                        size = ends[stop - place.first] - at
+                        out.append((place, first, stop - first, place.raw_offset + at, size))
+                        first = stop
+            yield from out
 
     # ---- streams ------------------------------------------------------------------------------
 

@@ -9,7 +9,9 @@ import json
 import struct
 from array import array
 from base64 import b64decode, b64encode
+from bisect import bisect_right
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from ..core import runs as core_runs
@@ -37,33 +39,73 @@ def to_number(key: bytes) -> int:
     return int.from_bytes(key, "big")
 
 
-@dataclass(frozen=True, slots=True)
 class Place:
     """Where a run of consecutive chunk numbers lies: a stretch of one physical block.
 
     `offset` is the block's first byte in the pack, `head` the length of its header, `disk` that of
     header and payload together, `raw` the uncompressed length of the whole block; the run begins at
-    `raw_offset` of it and is the block's chunks from `index` on. `lengths` has one item a chunk."""
+    `raw_offset` of it and is the block's chunks from `index` on. `lengths` has one item a chunk,
+    `size` is their sum. Immutable."""
 
-    first: int
-    pack: int
-    offset: int
-    head: int
-    disk: int
-    raw: int
-    raw_offset: int
-    index: int
-    codec: int
-    kind: int
-    lengths: array[int]
+    __slots__ = (
+        "_ends",
+        "codec",
+        "disk",
+        "end",
+        "first",
+        "head",
+        "index",
+        "kind",
+        "lengths",
+        "offset",
+        "pack",
+        "raw",
+        "raw_offset",
+    )
+
+    def __init__(
+        self,
+        first: int,
+        pack: int,
+        offset: int,
+        head: int,
+        disk: int,
+        raw: int,
+        raw_offset: int,
+        index: int,
+        codec: int,
+        kind: int,
+        lengths: array[int],
+    ) -> None:
+        self.first = first
+        self.pack = pack
+        self.offset = offset
+        self.head = head
+        self.disk = disk
+        self.raw = raw
+        self.raw_offset = raw_offset
+        self.index = index
+        self.codec = codec
+        self.kind = kind
+        self.lengths = lengths
+        self.end = first + len(lengths)
+        self._ends: list[int] | None = None
 
     @property
     def count(self) -> int:
         return len(self.lengths)
 
     @property
-    def end(self) -> int:
-        return self.first + len(self.lengths)
+    def size(self) -> int:
+        return self.ends[-1]
+
+    @property
+    def ends(self) -> list[int]:
+        """Where each chunk ends, from the start of the run; with a 0 before."""
+        made = self._ends
+        if made is None:
+            made = self._ends = [0, *accumulate(self.lengths)]
+        return made
 
     def pack_row(self) -> tuple[bytes, bytes]:
         """Key and value of the row."""
@@ -103,12 +145,42 @@ class Place:
             self.head,
             self.disk,
             self.raw,
-            self.raw_offset + sum(self.lengths[:skip]),
+            self.raw_offset + self.ends[skip],
             self.index + skip,
             self.codec,
             self.kind,
             self.lengths[skip : skip + count],
         )
+
+
+class PlaceCache:
+    """Places by number, most recently parsed. A place may be out of date when compaction moved the
+    block: whoever reads there sees that, since offsets are never used twice."""
+
+    LIMIT = 20_000
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._places: list[Place] = []
+
+    def find(self, number: int) -> Place | None:
+        at = bisect_right(self._firsts, number) - 1
+        if at >= 0:
+            place = self._places[at]
+            if number < place.end:
+                return place
+        return None
+
+    def add(self, place: Place) -> None:
+        if len(self._firsts) >= self.LIMIT:
+            self._firsts.clear()
+            self._places.clear()
+        at = bisect_right(self._firsts, place.first) - 1
+        if at >= 0 and self._firsts[at] == place.first:
+            self._places[at] = place
+        else:
+            self._firsts.insert(at + 1, place.first)
+            self._places.insert(at + 1, place)
 
 
 def _b64(data: bytes) -> str:
