@@ -70,9 +70,15 @@ def _verb(
 
     def attempt() -> int:
         try:
-            return int(handler(context) or 0)
-        finally:
-            context.close()
+            code = int(handler(context) or 0)
+        except BaseException:
+            try:
+                context.close()
+            except Exception as second:  # must not hide what went wrong first
+                output.note(f"closing the store failed, too: {second}")
+            raise
+        context.close()
+        return code
 
     try:
         return attempt()

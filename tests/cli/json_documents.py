@@ -97,7 +97,9 @@ DOCUMENTS: dict[str, list[Key]] = {
     ],
     "untag": [Key("images", "list", "the names that are gone"), _NAME, _IMAGE_DIGEST],
     "ls": [
-        Key("entries", "list", "the files, sorted by path"),
+        Key(
+            "entries", "list", "the files, sorted by path; with `--layer` in the order of the layer"
+        ),
         Key(
             "entries[].path",
             "string",

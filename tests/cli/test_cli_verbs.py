@@ -388,6 +388,21 @@ def test_every_kind_of_error_is_described():
     assert {error.kind for error in subclasses} | tested == set(KINDS)
 
 
+def test_a_store_that_cannot_be_closed_is_an_error_but_hides_none(run):
+    class Stuck(FakeStore):
+        def close(self):
+            raise layerstore.StoreFullError("no space for the last row")
+
+    assert run("images", store=Stuck()).code == 6
+
+    def images():
+        raise layerstore.NotFoundError("no image")
+
+    result = run("images", store=Stuck(images=images))
+    assert result.code == 4
+    assert "no space for the last row" in result.err
+
+
 def test_an_error_says_where(run):
     def images():
         raise layerstore.CorruptError(
