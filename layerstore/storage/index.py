@@ -84,11 +84,12 @@ def _weight(secret: bytes, table: Table, key: bytes, value: bytes) -> int:
 class _Environment:
     """One LMDB environment of this process, counted by its handles."""
 
-    registry: dict[tuple[int, int, bool], _Environment] = {}  # noqa: RUF012 (LMDB wants it process-wide)
+    registry: dict[tuple[int, int], _Environment] = {}  # noqa: RUF012 (LMDB wants it process-wide)
     guard = threading.Lock()
 
     def __init__(self, path: str, readonly: bool, map_size: int | None) -> None:
         self.pid = os.getpid()
+        self.readonly = readonly
         self.handles = 0
         self._cond = threading.Condition()
         self._active = 0
@@ -384,12 +385,17 @@ class Index:
         if not readonly:
             disk.mkdir(path)
         there = os.stat(path)
-        self._key = (there.st_dev, there.st_ino, readonly)
+        self._key = (there.st_dev, there.st_ino)
         with _Environment.guard:
             shared = _Environment.registry.get(self._key)
             if shared is None or shared.pid != os.getpid():
                 shared = _Environment(path, readonly, map_size)
                 _Environment.registry[self._key] = shared
+            if shared.readonly and not readonly:
+                raise BusyError(
+                    f"this process has {path} open for reading only: close that handle first",
+                    path=path,
+                )
             shared.handles += 1
             self._shared = shared
             try:
@@ -403,15 +409,18 @@ class Index:
     def _open_tables(self, shared: _Environment) -> None:
         try:
             if self.readonly:
-                for table in Table:
-                    shared.tables[table] = shared.env.open_db(
-                        table.name.lower().encode(), create=False
-                    )
+                with shared.env.begin() as txn:
+                    opened = {
+                        t: shared.env.open_db(t.name.lower().encode(), txn=txn, create=False)
+                        for t in Table
+                    }
+                shared.tables.update(opened)
                 return
             with self._gate():
                 shared.env.reader_check()
-                for table in Table:
-                    shared.tables[table] = shared.env.open_db(table.name.lower().encode())
+                with shared.env.begin(write=True) as txn:
+                    opened = {t: shared.env.open_db(t.name.lower().encode(), txn=txn) for t in Table}
+                shared.tables.update(opened)
         except lmdb.NotFoundError as e:
             shared.tables.clear()
             raise CorruptError(
