@@ -23,6 +23,7 @@ from .storage.storage import Storage, open_storage
 if TYPE_CHECKING:
     from .layers.tree import Tree
     from .oci.images import LayerRef
+    from .storage.uploads import Upload
 
 ProgressCallback = values.ProgressCallback
 T = TypeVar("T")
@@ -91,41 +92,52 @@ class Lease:
 
 
 class BlobWriter:
-    """A blob that is written piece by piece: `write`, then `commit`, or `abort`.
+    """A blob that arrives piece by piece: `write`, then `commit`, or `abort`.
 
-    The pieces lie in a temporary file of the store's filesystem until the digest is known."""
+    What was written is kept under `id` until then, also when the process ends: `Store.writer(id)`
+    goes on at `offset`. An upload that nobody touches for a day is gc's."""
 
-    def __init__(self, store: Store) -> None:
-        import tempfile
-
+    def __init__(self, store: Store, upload: Upload) -> None:
         self._store = store
-        self._file = tempfile.TemporaryFile(dir=store.path)
-        self.offset = 0
+        self._upload = upload
+        self.id = upload.id
+
+    @property
+    def offset(self) -> int:
+        """How many bytes there are."""
+        return self._upload.offset
 
     def __enter__(self) -> BlobWriter:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.abort()
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind is None:
+            self.abort()
+        else:
+            self.close()
 
     def write(self, data: bytes) -> int:
         """Appends; returns how many bytes."""
-        self._file.write(data)
-        self.offset += len(data)
-        return len(data)
+        return self._upload.write(data)
 
     def commit(
         self, digest: str | None = None, *, media_type: str = "application/octet-stream"
     ) -> values.Descriptor:
-        """Stores what was written. Raises DigestMismatchError, and keeps nothing then."""
-        self._file.seek(0)
-        out = self._store.put(self._file, digest=digest, size=self.offset, media_type=media_type)
+        """Stores what was written, and ends the upload. Raises DigestMismatchError; the upload stays
+        then, to be aborted or written anew."""
+        with os.fdopen(os.dup(self._upload.fd), "rb", buffering=0) as file:
+            file.seek(0)
+            out = self._store.put(file, digest=digest, size=self.offset, media_type=media_type)
         self.abort()
         return out
 
+    def close(self) -> None:
+        """Lets the upload go, to be resumed by its id."""
+        self._upload.close()
+
     def abort(self) -> None:
-        """Drops what was written."""
-        self._file.close()
+        """Drops what was written. Safe to call twice."""
+        self._upload.discard()
 
 
 class Image:
@@ -263,9 +275,15 @@ class Store:
             )
         return values.Descriptor(info.digest, info.bytes, info.media_type)
 
-    def writer(self) -> BlobWriter:
-        """A blob to be written piece by piece."""
-        return BlobWriter(self)
+    def writer(self, upload_id: str | None = None) -> BlobWriter:
+        """A blob to be written piece by piece; with an id, one that was begun before goes on.
+        Raises NotFoundError for an id that is not there (any more), BusyError if it is in use."""
+        from .storage import uploads
+
+        self._storage.check_usable()
+        if upload_id is None:
+            return BlobWriter(self, uploads.begin(self._storage))
+        return BlobWriter(self, uploads.resume(self._storage, upload_id))
 
     def stat(self, digest: str) -> values.BlobInfo:
         """What is known of a blob, with its share on disk. Raises NotFoundError."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from ..digest import to_key
 from ..errors import BusyError, CorruptError, StoreFullError
 from ..values import GCReport, Progress, ProgressCallback
-from . import blocks, compact, graph, placing, reclaim, reserve, sessions
+from . import blocks, compact, graph, placing, reclaim, reserve, sessions, uploads
 from .condemned import Condemned, CondemnedFiles
 from .index import Snapshot, Table, Write
 from .journal import HEADER_SIZE
@@ -129,6 +129,7 @@ class _Run:
         self._tell("reclaim", 0, 1)
         reclaim.reclaim_raws(storage)
         reclaim.reclaim_packs(storage)
+        uploads.reclaim(storage)
         self.freed = (
             max(0, self.start_bytes - self._allocated())
             if done

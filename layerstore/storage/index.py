@@ -419,7 +419,9 @@ class Index:
             with self._gate():
                 shared.env.reader_check()
                 with shared.env.begin(write=True) as txn:
-                    opened = {t: shared.env.open_db(t.name.lower().encode(), txn=txn) for t in Table}
+                    opened = {
+                        t: shared.env.open_db(t.name.lower().encode(), txn=txn) for t in Table
+                    }
                 shared.tables.update(opened)
         except lmdb.NotFoundError as e:
             shared.tables.clear()

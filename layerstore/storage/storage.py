@@ -39,7 +39,7 @@ from .sink import Numbers, Sink
 
 VERSION = 1
 CHUNKER = "gear-nc2-16k-64k-256k-v1"
-FOLDERS = ("packs", "raw", "meta", "sessions", "gc")
+FOLDERS = ("packs", "raw", "meta", "sessions", "gc", "uploads")
 CACHE_BYTES = 48 << 20
 
 

@@ -1,0 +1,110 @@
+"""Uploads: blobs that arrive piece by piece, over several calls, processes or days.
+
+`uploads/ID` holds what has come; its lock is held while somebody writes. A lease of the same id, on
+the boot clock, protects it: each use renews it, and a collector unlinks uploads whose lease is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from ..errors import BusyError, NotFoundError
+from . import leases
+from .index import Table
+from .locks import FileLock
+
+if TYPE_CHECKING:
+    from .storage import Storage
+
+TTL = 24 * 3600.0
+"""Seconds without use after which an upload may go."""
+
+
+class Upload:
+    """One upload, locked by this handle."""
+
+    def __init__(self, storage: Storage, upload_id: str, *, new: bool) -> None:
+        self._storage = storage
+        self.id = upload_id
+        self._lock = FileLock(path_of(storage, upload_id))
+        if not self._lock.try_acquire(create=new):
+            if os.path.exists(self._lock.path):
+                raise BusyError(f"upload {upload_id} is being written by somebody else")
+            raise NotFoundError(f"no upload {upload_id}")
+        lease = bytes.fromhex(upload_id)
+        if new:
+            storage.index.update(lambda tx: leases.create(tx, lease, TTL))
+        elif not storage.index.update(lambda tx: leases.touch(tx, lease)):
+            self.close()
+            raise NotFoundError(f"upload {upload_id} has expired")
+        self.offset = os.fstat(self._lock.fd).st_size
+
+    @property
+    def fd(self) -> int:
+        return self._lock.fd
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Appends; returns how many bytes."""
+        self._storage.disk.write_at(self._lock.fd, data, self.offset, self._lock.path)
+        self.offset += len(data)
+        return len(data)
+
+    def sync(self) -> None:
+        """What was written survives a power cut from here on."""
+        self._storage.disk.sync(self._lock.fd, self._lock.path)
+
+    def close(self) -> None:
+        """Lets it go, to be resumed by its id."""
+        self._lock.release()
+
+    def discard(self) -> None:
+        """Drops it with all that was written."""
+        if self._lock.fd < 0:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            self._storage.disk.unlink(self._lock.path)
+        self._lock.release()
+        lease = bytes.fromhex(self.id)
+        self._storage.index.update(lambda tx: leases.drop(tx, lease))
+
+
+def path_of(storage: Storage, upload_id: str) -> str:
+    return os.path.join(storage.path, "uploads", upload_id)
+
+
+def begin(storage: Storage) -> Upload:
+    """A new, empty upload."""
+    storage.disk.mkdir(os.path.join(storage.path, "uploads"))
+    return Upload(storage, secrets.token_hex(8), new=True)
+
+
+def resume(storage: Storage, upload_id: str) -> Upload:
+    """One that was begun before. Raises NotFoundError, BusyError."""
+    if len(upload_id) != 16 or any(c not in "0123456789abcdef" for c in upload_id):
+        raise NotFoundError(f"no upload {upload_id!r}")
+    return Upload(storage, upload_id, new=False)
+
+
+def reclaim(storage: Storage) -> int:
+    """Unlinks uploads whose lease is gone and that nobody writes; returns the bytes."""
+    folder = os.path.join(storage.path, "uploads")
+    if not os.path.isdir(folder):
+        return 0
+    freed = 0
+    for name in os.listdir(folder):
+        lock = FileLock(os.path.join(folder, name))
+        if not lock.try_acquire(create=False):
+            continue
+        try:
+            # Locked first, then looked: an upload that begins has its lease before it lets go.
+            with storage.index.read() as snapshot:
+                if snapshot.get(Table.LEASES, bytes.fromhex(name)) is not None:
+                    continue
+            freed += os.fstat(lock.fd).st_blocks * 512
+            storage.disk.unlink(lock.path)
+        finally:
+            lock.release()
+    return freed
