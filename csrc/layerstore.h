@@ -83,8 +83,8 @@ size_t ls_chunk_cut(const uint8_t *data, size_t size, int final, uint32_t *lengt
  * metadata kept literally. Whatever it calls data is exactly the stored payload of an entry, so
  * that a stream cut into metadata and data can be joined again from the metadata alone. */
 
-#define LS_TAR_META 1  /* header blocks, pax and long-name payloads, sparse maps, padding, trailer */
-#define LS_TAR_DATA 2  /* stored payload of the current entry */
+#define LS_TAR_META 1 /* header blocks, pax and long-name payloads, sparse maps, padding, trailer */
+#define LS_TAR_DATA 2 /* stored payload of the current entry */
 #define LS_TAR_ENTRY 3 /* `index` in the entries array: an entry whose headers are all read */
 
 typedef struct ls_tar_event {
@@ -107,9 +107,9 @@ typedef struct ls_tar_entry {
     uint64_t gid;
     uint32_t devmajor;
     uint32_t devminor;
-    uint8_t type; /* '0' regular, '1' hard link, '2' symlink, '3' char, '4' block, '5' dir,
+    uint8_t type;    /* '0' regular, '1' hard link, '2' symlink, '3' char, '4' block, '5' dir,
                      '6' fifo, '7' contiguous (regular); others as they came */
-    uint8_t sparse; /* 0 no, 1 GNU old, 2 pax 0.0, 3 pax 0.1, 4 pax 1.0 */
+    uint8_t sparse;  /* 0 no, 1 GNU old, 2 pax 0.0, 3 pax 0.1, 4 pax 1.0 */
     uint8_t problem; /* 0, or 1: contradicting or odd headers, readers that extract should refuse */
     uint8_t after_end; /* 1: behind a zero block, where other readers have stopped */
     uint32_t name_off, name_len;
@@ -133,7 +133,7 @@ size_t ls_tar_sizeof(void);
 void ls_tar_init(ls_tar *t, uint8_t *scratch, size_t scratch_size);
 
 typedef struct ls_tar_out {
-    size_t used;       /* bytes of the input taken */
+    size_t used; /* bytes of the input taken */
     size_t n_events;
     size_t n_entries;
     size_t arena_used;
@@ -157,7 +157,8 @@ int ls_tar_complete(const ls_tar *t);
  * are the payloads, each with its BLAKE3. */
 
 #define LS_PIECE_CHUNK 1 /* one chunk of at most LS_CHUNK_MAX bytes */
-#define LS_PIECE_FILE 2  /* a whole payload above LS_CHUNK_MAX that lay in the window: look up the
+#define LS_PIECE_FILE                                                                              \
+    2 /* a whole payload above LS_CHUNK_MAX that lay in the window: look up the
                             id of all of it, and cut it with ls_chunk_cut if it is not known */
 
 #define LS_SPLIT_WINDOW 4194304 /* payloads up to this size are seen whole */
@@ -172,7 +173,7 @@ typedef struct ls_piece {
 typedef struct ls_split ls_split;
 
 typedef struct ls_split_out {
-    size_t used;     /* bytes of the input taken; feed the rest again, followed by more */
+    size_t used; /* bytes of the input taken; feed the rest again, followed by more */
     size_t n_pieces;
     size_t head_len;
     size_t marks_len;
@@ -201,8 +202,8 @@ typedef struct ls_join ls_join;
 typedef struct ls_join_out {
     size_t head_used;
     size_t marks_used;
-    size_t slices_used;   /* slices wholly taken */
-    size_t slice_offset;  /* bytes taken of the next one */
+    size_t slices_used;  /* slices wholly taken */
+    size_t slice_offset; /* bytes taken of the next one */
     size_t out_len;
 } ls_join_out;
 

@@ -241,10 +241,9 @@ class TarScanner:
             holes, holes_n, global_n,
         ) in _ENTRY.iter_unpack(ffi.buffer(self._entries, n * _ENTRY.size)):  # fmt: skip
             split = pax + global_n
-            if global_n or self._global:
-                # One object for all entries: a hostile tar has many entries under large records.
-                if arena[pax:split] != self._global:
-                    self._global = arena[pax:split]
+            # One object for all entries: a hostile tar has many entries under large records.
+            if arena[pax:split] != self._global:
+                self._global = arena[pax:split]
             made.append(
                 TarEntry(
                     header, data, stored, size, sec, nsec, mode, uid, gid, major, minor,
