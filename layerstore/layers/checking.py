@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import BinaryIO
+from collections.abc import Callable, Sequence
 
 from ..errors import CorruptError, LayerstoreError
 from ..storage import check as rooms
@@ -16,8 +15,8 @@ from .assemble import BlobFile, headers_only
 from .content import Content
 from .tree import text
 
-Repair = Callable[[str], BinaryIO | None]
-"""Gives a blob's bytes by digest, or None."""
+Repair = Callable[[Content, Sequence[BlobRow]], None]
+"""Puts those of the blobs again whose bytes it can get."""
 MAX_PATHS = 1000
 
 
@@ -74,8 +73,10 @@ def check(
     ]
     damaged += [Damage("", "index", reason) for reason in found.index]
     repaired: list[str] = []
-    if repair is not None:
-        repaired = _repair(content, [row for row, _, _ in hit.values()], repair)
+    if repair is not None and hit:
+        repair(content, [row for row, _, _ in hit.values()])
+        with content.operation() as op:
+            repaired = [row.digest for row, _, _ in hit.values() if op.have(row.digest) is not None]
     left = [d for d in damaged if d.digest not in repaired]
     return CheckReport(
         not left,
@@ -122,28 +123,6 @@ def _read_all(content: Content, digest: str, tell: Callable[[int], None]) -> Non
     with BlobFile(content.storage, digest) as blob:
         for piece in blob.chunks():
             tell(len(piece))
-
-
-def _repair(content: Content, rows: list[BlobRow], repair: Repair) -> list[str]:
-    """Puts the damaged blobs again from where they can be had."""
-    out: list[str] = []
-    for row in rows:
-        source = repair(row.digest)
-        if source is None:
-            continue
-        with source, content.operation() as op:
-            edges = op.edges(row.digest)
-            op.put(
-                source,
-                digest=row.digest,
-                size=row.size,
-                media_type=row.media_type,
-                diff_id=row.diff_id if row.raw is not None else None,
-                edges=edges,
-            )
-            if op.have(row.digest) is not None:
-                out.append(row.digest)
-    return out
 
 
 def _paths(content: Content, row: BlobRow, numbers: list[int]) -> list[str]:
