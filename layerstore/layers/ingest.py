@@ -110,6 +110,7 @@ class Intake:
         self._progress = progress
         self.size = 0
         self.ended = False
+        self.digests: dict[str, str] = {}
         names = list(wanted.algorithms)
         self.hashes = HashPipe(names)
 
@@ -142,7 +143,7 @@ class Intake:
                 expected=wanted.digest or f"{wanted.size} bytes",
                 got=f"{self.size} bytes",
             )
-        digests = self.hashes.digests()
+        digests = self.digests = self.hashes.digests()
         for expected in (wanted.digest, *wanted.aliases):
             if expected is None:
                 continue
@@ -161,9 +162,10 @@ def ingest(
     progress: Callable[[int], None] | None,
 ) -> Staged:
     """Reads a blob and writes its bytes into packs or a raw file; nothing of it is visible yet."""
-    names = ["sha256"] if wanted.digest is None else [wanted.digest.partition(":")[0]]
-    names += [a.partition(":")[0] for a in wanted.aliases]
-    wanted.algorithms = tuple(dict.fromkeys(names))
+    # sha256 always: by it the same content is known again, whatever digest it came under.
+    asked = (wanted.digest, *wanted.aliases, wanted.diff_id)
+    names = [name.partition(":")[0] for name in asked if name is not None]
+    wanted.algorithms = tuple(dict.fromkeys(("sha256", *names)))
     intake = Intake(reader_of(source), wanted, progress)
     with intake.hashes:
         size = WINDOW if wanted.size is None else min(WINDOW, max(wanted.size + 1, 4096))
@@ -180,7 +182,8 @@ def ingest(
 def _row(intake: Intake, wanted: Wanted) -> BlobRow:
     digests = intake.finish()
     digest = wanted.digest if wanted.digest is not None else digests["sha256"]
-    return BlobRow(digest, intake.size, wanted.media_type, aliases=tuple(wanted.aliases))
+    names = dict.fromkeys((digest, *wanted.aliases, digests["sha256"]))
+    return BlobRow(digest, intake.size, wanted.media_type, aliases=tuple(names)[1:])
 
 
 class _Windows:
@@ -274,12 +277,12 @@ def _tar(op: Operation, intake: Intake, first: memoryview, got: int, wanted: Wan
     content_stream = op.sink.stream(content, payload)
     row.tar = TarForm(head_stream, marks_stream, content_stream, entries)
     row.inspected = True
-    if row.digest.startswith("sha256:"):
-        row.diff_id = row.digest
-    if wanted.diff_id is not None and wanted.diff_id not in (row.digest, *row.aliases):
-        row.problem = f"the layer's diff_id is {row.digest}, the config says {wanted.diff_id}"
+    algorithm = "sha256" if wanted.diff_id is None else wanted.diff_id.partition(":")[0]
+    row.diff_id = intake.digests[algorithm]
+    if wanted.diff_id not in (None, row.diff_id):
+        row.problem = f"the layer's diff_id is {row.diff_id}, the config says {wanted.diff_id}"
         if wanted.strict:
-            raise DigestMismatchError(row.problem, expected=wanted.diff_id, got=row.digest)
+            raise DigestMismatchError(row.problem, expected=str(wanted.diff_id), got=row.diff_id)
     runs = [*head_runs, *marks_runs, *content]
     for stream in (head_stream, marks_stream, content_stream):
         runs += list(stream.outer)

@@ -283,7 +283,8 @@ class Operation:
         row = blob.row
         if careful and not placing.all_there(tx, blob.runs):
             raise Fenced(row.digest)
-        known = graph.serial_of(tx, row.digest)
+        # By any of its digests: one content is kept once, whatever it is called.
+        known = next((s for d in row.digests if (s := graph.serial_of(tx, d)) is not None), None)
         old = None if known is None else graph.blob_row(tx, known)
         if known is not None and old is not None and not is_damaged(tx, known):
             blob.serial, blob.fresh = known, False
@@ -293,8 +294,13 @@ class Operation:
             return
         blob.fresh = True
         blob.serial = known if known is not None else tx.draw(b"next_blob")
-        if old is not None and old.raw is not None and old.raw != row.raw:
-            tx.delete(Table.RAWS, serial_key(old.raw))
+        if old is not None:
+            # Put again over damage: what was known of it beside its bytes stays.
+            names = dict.fromkeys((*row.digests, *old.digests))
+            row.aliases = tuple(names)[1:]
+            row.diff_id = row.diff_id if row.diff_id is not None else old.diff_id
+            if old.raw is not None and old.raw != row.raw:
+                tx.delete(Table.RAWS, serial_key(old.raw))
         key = serial_key(blob.serial)
         tx.put(Table.BLOBS, key, row.to_bytes())
         tx.delete(Table.DAMAGE, b"b" + key)
