@@ -156,10 +156,11 @@ int ls_tar_complete(const ls_tar *t);
  * n bytes of that entry's payload are in the header stream too (a .pyc's 16-byte header). Pieces
  * are the payloads, each with its BLAKE3. */
 
-#define LS_PIECE_CHUNK 1 /* one chunk of at most LS_CHUNK_MAX bytes */
-#define LS_PIECE_FILE                                                                              \
-    2 /* a whole payload above LS_CHUNK_MAX that lay in the window: look up the
-                            id of all of it, and cut it with ls_chunk_cut if it is not known */
+/* One chunk of at most LS_CHUNK_MAX bytes. */
+#define LS_PIECE_CHUNK 1
+/* A whole payload above LS_CHUNK_MAX that lay in the window: look up the id of all of it, and cut
+ * it with ls_chunk_cut if it is not known. */
+#define LS_PIECE_FILE 2
 
 #define LS_SPLIT_WINDOW 4194304 /* payloads up to this size are seen whole */
 
