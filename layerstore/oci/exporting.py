@@ -1,0 +1,119 @@
+"""Export: from the store to a transport, the same bytes under the same digests.
+
+Every blob is read through the store's verifying reader, which gives out the last piece only when the
+digest is right. A layout gets its blobs from several threads, then its index.json in one step; an
+archive is one tar, under its final name only when it is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import InvalidInputError
+from ..values import Descriptor, ImageInfo, ProgressCallback, Ref
+from . import images, parallel, references
+from .closure import Closure, collect
+from .layout_writer import Entry, LayoutWriter
+from .transports import DOCKER_ARCHIVE, OCI, Transport
+
+if TYPE_CHECKING:
+    from ..layers.content import Content, Operation
+
+
+def export_images(
+    content: Content,
+    names: list[str],
+    transport: Transport,
+    *,
+    referrers: bool = False,
+    progress: ProgressCallback | None = None,
+    jobs: int | None = None,
+) -> list[ImageInfo]:
+    """Writes images out. One image takes the transport's tag, if it has one; else each has the tag of
+    its own name, or its full name where two would have the same tag.
+
+    `referrers` takes signatures, attestations and other artifacts along whose subject is written.
+    Raises NotFoundError, InvalidInputError, CorruptError, StoreFullError, OSError, and whatever
+    `progress` raises; nothing has its final name then but blobs that are whole."""
+    if not names:
+        raise InvalidInputError("name an image to export")
+    if transport.position is not None:
+        raise InvalidInputError(f"{transport}: a position is for reading; give a tag to write")
+    with content.operation() as op:
+        refs = [images.find(op, name) for name in names]
+        if transport.selector is not None and len({ref.digest for ref in refs}) > 1:
+            raise InvalidInputError(
+                f"{len(names)} images cannot all be {transport.selector!r}: leave the tag out, and "
+                "each keeps its own"
+            )
+        if transport.kind == DOCKER_ARCHIVE:
+            from .docker_writer import export_docker
+
+            export_docker(op, refs, transport, progress)
+        else:
+            closure = collect(op, refs, referrers=referrers)
+            entries = entries_of(refs, transport.selector, closure)
+            meter = parallel.Meter(progress, "export", closure.bytes)
+            meter.start()
+            if transport.kind == OCI:
+                _to_layout(op, closure, entries, transport.path, meter, jobs)
+            else:
+                from .archive_writer import write_oci_archive
+
+                write_oci_archive(op, closure, entries, transport, meter)
+        return [replace(images.describe(op, ref), name=ref.name or ref.digest) for ref in refs]
+
+
+def entries_of(refs: list[Ref], tag: str | None, closure: Closure) -> list[Entry]:
+    """What index.json is to say of the images, and of what refers to them."""
+    out: list[Entry] = []
+    for ref in refs:
+        descriptor = Descriptor(
+            ref.digest, ref.size, closure.documents[ref.digest].document.media_type
+        )
+        out.append(Entry(descriptor, tag, full_name(ref.name, tag)))
+    out += [Entry(descriptor) for descriptor in closure.referrers]
+    return out
+
+
+def full_name(name: str, tag: str | None) -> str | None:
+    """The whole name that an exported image carries: its own, with the tag that was asked for. A name
+    that holds a digest is of this store only."""
+    repository, own, digest = references.split(name)
+    if not repository or digest is not None:
+        return None if tag is None or not _is_full(tag) else tag
+    if tag is None:
+        return f"{repository}:{own or 'latest'}"
+    if _is_full(tag):
+        return tag
+    return f"{repository}:{tag}" if references.is_tag(tag) else None
+
+
+def _is_full(tag: str) -> bool:
+    bare, own, digest = references.split(tag)
+    return digest is None and own is not None and references.is_name(bare)
+
+
+def _to_layout(
+    op: Operation,
+    closure: Closure,
+    entries: list[Entry],
+    path: str,
+    meter: parallel.Meter,
+    jobs: int | None,
+) -> None:
+    writer = LayoutWriter(path)
+    largest_first = sorted(closure.blobs.items(), key=lambda item: -item[1])
+    parallel.run([_task(op, writer, d, n, meter) for d, n in largest_first], jobs, meter)
+    for digest, written in closure.documents.items():
+        writer.small(digest, written.data, meter.add)
+    writer.sync()
+    writer.commit(entries)
+
+
+def _task(
+    op: Operation, writer: LayoutWriter, digest: str, size: int, meter: parallel.Meter
+) -> Callable[[], None]:
+    return lambda: writer.blob(digest, size, lambda: op.open(digest), meter.add)
