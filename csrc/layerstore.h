@@ -248,8 +248,8 @@ int ls_runs_contain(const ls_run *runs, size_t n, uint64_t number);
  * all numbers of `runs` that are in the space. Returns how many bits changed. */
 uint64_t ls_bits_mark(uint8_t *bits, const ls_run *space, const uint64_t *cumulative,
                       size_t n_space, const ls_run *runs, size_t n, int value);
-/* The numbers whose bit is `value`, as normalised runs. `*cursor` (index into space) is where to go
- * on; returns the count written, at most max. */
+/* The numbers whose bit is `value`, as normalised runs. `*cursor` (a bit; 0 at the start) is where to
+ * go on; returns the count written, at most max: less than max means that all was seen. */
 size_t ls_bits_runs(const uint8_t *bits, const ls_run *space, const uint64_t *cumulative,
                     size_t n_space, int value, ls_run *out, size_t max, size_t *cursor);
 uint64_t ls_bits_count(const uint8_t *bits, uint64_t n);
