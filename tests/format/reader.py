@@ -260,6 +260,26 @@ class Joiner:
         return False
 
 
+# ---- section 10.2: where a writer of this format cuts -----------------------------------------------
+
+
+def cut(data: bytes) -> list[int]:
+    """The lengths of the chunks."""
+    table = struct.unpack("<256Q", blake3(b"layerstore gear table, format 1").digest(2048))
+    out = []
+    while data:
+        length = min(len(data), 262_144)
+        value = 0
+        for i in range(16_384 - 64, length - 1):
+            value = ((value << 1) + table[data[i]]) % (1 << 64)
+            if i >= 16_383 and value < (1 << 46 if i < 65_535 else 1 << 50):
+                length = i + 1
+                break
+        out.append(length)
+        data = data[length:]
+    return out
+
+
 # ---- the store ------------------------------------------------------------------------------------
 
 
