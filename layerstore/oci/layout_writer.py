@@ -23,7 +23,7 @@ from typing import BinaryIO, Protocol, cast
 from ..digest import hasher
 from ..digest import parse as parse_digest
 from ..errors import BusyError, InvalidInputError, LayerstoreError
-from ..storage.disk import translate
+from ..storage.disk import BEHIND, start_writeback, translate
 from ..values import Descriptor
 from . import jsonio, references
 from .layout import BLOBS, INDEX, VERSION, blob_path, open_regular, read_small
@@ -105,10 +105,13 @@ class LayoutWriter:
             return
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with self._temporary() as (f, name):
-            written = 0
+            written = behind = 0
             with open_blob() as source:
                 for piece in source.chunks():
                     written += write_all(f.fileno(), piece, name)
+                    if written - behind >= BEHIND:
+                        start_writeback(f.fileno(), behind, written - behind)
+                        behind = written
                     progress(len(piece))
             if written != size:
                 raise LayerstoreError(

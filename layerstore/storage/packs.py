@@ -20,7 +20,7 @@ from ..core.hashing import blake3
 from ..errors import CorruptError
 from .blocks import MAGIC as BLOCK_MAGIC
 from .blocks import header_size
-from .disk import Disk
+from .disk import BEHIND, Disk, start_writeback
 from .index import Index, Table, Write
 from .locks import FileLock
 from .rows import PackRow, pack_key
@@ -155,6 +155,9 @@ class PackWriter:
         offset = held.length
         self._disk.writev_at(held.fd, (head, payload), offset, held.path)
         held.length += size
+        if held.length - held.behind >= BEHIND:
+            start_writeback(held.fd, held.behind, held.length - held.behind)
+            held.behind = held.length
         held.blocks.append((offset, size, first))
         if held not in self._dirty:
             self._dirty.append(held)
@@ -256,13 +259,14 @@ class PackWriter:
 class _Held:
     """A pack whose lock we hold."""
 
-    __slots__ = ("blocks", "length", "lock", "number", "path", "sealed", "start")
+    __slots__ = ("behind", "blocks", "length", "lock", "number", "path", "sealed", "start")
 
     def __init__(self, number: int, path: str, lock: FileLock, length: int) -> None:
         self.number = number
         self.path = path
         self.lock = lock
         self.length = length
+        self.behind = length
         self.start = length
         self.sealed = False
         self.blocks: list[tuple[int, int, int]] = []

@@ -10,7 +10,7 @@ import os
 
 from ..core.hashing import blake3
 from ..errors import CorruptError
-from .disk import Disk
+from .disk import BEHIND, Disk, start_writeback
 from .locks import FileLock
 from .rows import PIECE, PIECE_HASH, RawRow
 
@@ -86,6 +86,7 @@ class RawWriter:
         self.serial = serial
         self._lock = lock
         self._size = 0
+        self._behind = 0
         self._pending = bytearray()
         self._hashes: list[bytes] = []
 
@@ -94,6 +95,9 @@ class RawWriter:
         view = memoryview(data)
         self._disk.write_at(self._lock.fd, view, self._size, self.path)
         self._size += len(view)
+        if self._size - self._behind >= BEHIND:
+            start_writeback(self._lock.fd, self._behind, self._size - self._behind)
+            self._behind = self._size
         if self._pending:
             take = min(PIECE - len(self._pending), len(view))
             self._pending += view[:take]
