@@ -21,7 +21,9 @@ from ..storage.rows import PIECE, BlobRow, RawRow, Stream, serial_key
 from ..storage.storage import Storage
 from .hashpipe import HashPipe
 
-OUT = 1 << 20
+OUT = 2 << 20
+LOW = 128 << 10
+"""Header stream or marks below which more is fetched: what is left over then is copied."""
 _ZEROS = bytes(OUT)
 RING = 4
 """Buffers that `chunks` fills in turn: one with the caller, the others being hashed or filled."""
@@ -102,7 +104,7 @@ class BlobFile(io.RawIOBase):
             self._source = self._from(self._at)
 
     def chunks(self) -> Iterator[memoryview]:
-        """The whole blob in pieces of up to 1 MiB, digest verified before the last one is given.
+        """The whole blob in pieces of up to 2 MiB, digest verified before the last one is given.
         A piece is good only until the next one is asked for."""
         yield from self._verified()
 
@@ -266,21 +268,23 @@ def _tar_pieces(
     produced = 0
     ring = [memoryview(bytearray(OUT)) for _ in range(RING)]
     turn = 0
-    head, head_final = next(heads, b""), False
-    mark, mark_final = next(marks, b""), False
+    head, head_final = memoryview(b""), False
+    mark, mark_final = memoryview(b""), False
     while True:
-        if not head_final and len(head) < OUT:
+        while not head_final and len(head) < LOW:
             more = next(heads, None)
             head_final = more is None
-            head = head + more if more else head
-        if not mark_final and len(mark) < OUT:
+            if more:
+                head = memoryview(bytes(head) + more)
+        while not mark_final and len(mark) < LOW:
             more = next(marks, None)
             mark_final = more is None
-            mark = mark + more if more else mark
+            if more:
+                mark = memoryview(bytes(mark) + more)
         if skipping and produced + OUT > offset:
             skipping = False
             slices = _Slices(_content(storage, tar.content, taken))
-        slices.fill(2 * OUT)
+        slices.fill(OUT)
         out = ring[turn]
         if len(busy) >= RING - 1:
             busy.pop(0).result()
