@@ -486,7 +486,11 @@ class Store:
         need(len(data) == blob["size"], f"{blob['digest']} has {len(data)} bytes")
         for digest in [blob["digest"], *blob.get("aliases", [])]:
             name, _, want = digest.partition(":")
-            got = blake3(data).hexdigest() if name == "blake3" else hashlib.new(name, data).hexdigest()
+            got = (
+                blake3(data).hexdigest()
+                if name == "blake3"
+                else hashlib.new(name, data).hexdigest()
+            )
             need(got == want, f"{digest} reads as {got}")
         return data
 

@@ -11,7 +11,6 @@ import random
 import shutil
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ from layerstore.storage.storage import Storage, create, open_storage
 from layerstore.values import Edge, Ref
 
 sys.path.append(str(Path(__file__).parent.parent / "core"))
-from tar_cases import archives, file, header, old_sparse, pax, pyc, repaired, sparse_1_0  # noqa: E402
+from tar_cases import archives, file, header, old_sparse, pax, pyc, repaired, sparse_1_0
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
 
@@ -102,7 +101,7 @@ def ref(op: Operation, name: str, digest: str, size: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, bytes]]]:
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, bytes]]:
     """A store after a busy life, as a power cut would leave it (its session file still there)."""
     path = str(tmp_path_factory.mktemp("store") / "s")
     create(path, pack_size=1 << 20)
@@ -112,7 +111,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict
     copy = f"{path}.copy"
     shutil.copytree(path, copy, ignore=shutil.ignore_patterns("lock.mdb"))
     storage.close()
-    yield copy, wanted
+    return copy, wanted
 
 
 def _live(storage: Storage, wanted: dict[str, bytes]) -> None:
@@ -121,7 +120,10 @@ def _live(storage: Storage, wanted: dict[str, bytes]) -> None:
         for data in blobs().values():
             wanted[op.put(data, media_type=TAR if len(data) > 5000 else "text/plain").digest] = data
         alias = b"known under three names" * 200
-        names = (f"sha512:{hashlib.sha512(alias).hexdigest()}", f"blake3:{blake3(alias).hexdigest()}")
+        names = (
+            f"sha512:{hashlib.sha512(alias).hexdigest()}",
+            f"blake3:{blake3(alias).hexdigest()}",
+        )
         for digest in (op.put(alias, aliases=names).digest, *names):
             wanted[digest] = alias
         image = b'{"an": "image"}'
@@ -235,13 +237,16 @@ def test_damage_does_not_pass(stored: tuple[str, dict[str, bytes]], tmp_path: Pa
             f.seek(0)
             f.write(data)
     store = reader.Store(path)
-    with pytest.raises(reader.Wrong):
-        for digest in store.digests():
-            blob = store.blob(digest)
-            assert blob is not None
-            for form in ("plain", "tar"):
-                if form in blob:
+    refused = 0
+    for digest in store.digests():
+        blob = store.blob(digest)
+        assert blob is not None
+        for form in ("plain", "tar"):
+            if form in blob:
+                with pytest.raises(reader.Wrong):
                     store.verified(blob, form)
+                refused += 1
+    assert refused > 10
     store.close()
 
 
@@ -264,7 +269,9 @@ def take_apart(data: bytes) -> tuple[bytes, bytes, list[bytes]]:
 @given(archives(), st.booleans())
 @example(b"", False)
 @example(mixed(5), False)
-@example(pax((b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0")) + file(b"a", b"1\n2\n3x"), True)
+@example(
+    pax((b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0")) + file(b"a", b"1\n2\n3x"), True
+)
 def test_the_framing_rules_join_what_the_splitter_split(data: bytes, repair: bool) -> None:
     """Any bytes, tar or not. Two writings of the same rules, C and Python, agree on every byte."""
     if repair:
