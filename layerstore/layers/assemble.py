@@ -8,6 +8,7 @@ end is also verified by the blob's own digest, and raises before its last bytes 
 from __future__ import annotations
 
 import io
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -266,8 +267,9 @@ def _tar_pieces(
     skipping = offset >= OUT and not blank
     taken = 0
     produced = 0
-    ring = [memoryview(bytearray(OUT)) for _ in range(RING)]
-    turn = 0
+    # Anonymous maps: page-aligned, so that a writer can hand them to the disk as they are.
+    ring = [memoryview(mmap.mmap(-1, OUT)) for _ in range(RING)]
+    turn = filled = 0
     head, head_final = memoryview(b""), False
     mark, mark_final = memoryview(b""), False
     while True:
@@ -281,29 +283,39 @@ def _tar_pieces(
             mark_final = more is None
             if more:
                 mark = memoryview(bytes(mark) + more)
-        if skipping and produced + OUT > offset:
+        if skipping and not filled and produced + OUT > offset:
             skipping = False
             slices = _Slices(_content(storage, tar.content, taken))
         slices.fill(OUT)
         out = ring[turn]
-        if len(busy) >= RING - 1:
+        if not filled and len(busy) >= RING - 1:
             busy.pop(0).result()
         before = slices.left
         result = joiner.run(
-            head, head_final, mark, mark_final, slices.ready, slices.first_offset, slices.ended, out
+            head,
+            head_final,
+            mark,
+            mark_final,
+            slices.ready,
+            slices.first_offset,
+            slices.ended,
+            out[filled:],
         )
         head = head[result.head_used :]
         mark = mark[result.marks_used :]
         slices.take(result.slices_used, result.slice_offset)
         taken += before - slices.left
-        if result.out_len:
+        filled += result.out_len
+        over = head_final and mark_final and slices.ended and not result.out_len
+        if filled == OUT or (over and filled):
             skip = max(0, offset - produced)
-            produced += result.out_len
-            if skip < result.out_len:
+            produced += filled
+            if skip < filled:
                 turn = (turn + 1) % RING
-                yield out[skip : result.out_len]
-        elif head_final and mark_final and slices.ended:
-            if head or mark or slices.ready:
+                yield out[skip:filled]
+            filled = 0
+        elif over:
+            if len(head) or len(mark) or slices.ready:
                 raise CorruptError(
                     f"blob {row.digest}: its header stream, marks and content do not fit",
                     digest=row.digest,

@@ -23,7 +23,7 @@ from typing import BinaryIO, Protocol, cast
 from ..digest import hasher
 from ..digest import parse as parse_digest
 from ..errors import BusyError, InvalidInputError, LayerstoreError
-from ..storage.disk import BEHIND, start_writeback, translate
+from ..storage.disk import StreamFile, translate
 from ..values import Descriptor
 from . import jsonio, references
 from .layout import BLOBS, INDEX, VERSION, blob_path, open_regular, read_small
@@ -32,6 +32,8 @@ from .model import IMAGE_NAME, REF_NAME, check_layout_version
 VERSION_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 TEMPORARY = ".layerstore-"
 READ = 1 << 20
+DIRECT = 8 << 20
+"""Blobs of this size or more go past the page cache."""
 ROUNDS = 1000
 
 
@@ -105,14 +107,12 @@ class LayoutWriter:
             return
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with self._temporary() as (f, name):
-            written = behind = 0
             with open_blob() as source:
+                out = StreamFile(f.fileno(), name, direct=size >= DIRECT)
                 for piece in source.chunks():
-                    written += write_all(f.fileno(), piece, name)
-                    if written - behind >= BEHIND:
-                        start_writeback(f.fileno(), behind, written - behind)
-                        behind = written
+                    out.write(piece)
                     progress(len(piece))
+                written = out.finish()
             if written != size:
                 raise LayerstoreError(
                     f"blob {digest} gave {written} bytes instead of {size}", digest=digest

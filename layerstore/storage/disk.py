@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
+import mmap
 import os
 from collections.abc import Sequence
 
@@ -45,6 +47,106 @@ def start_writeback(fd: int, offset: int, length: int) -> None:
     libc.sync_file_range(
         ctypes.c_int(fd), ctypes.c_int64(offset), ctypes.c_int64(length), ctypes.c_uint(2)
     )
+
+
+ALIGN = 4096
+STAGE = 1 << 20
+
+
+class StreamFile:
+    """A large file, written once and in order, past the page cache where the filesystem can
+    (O_DIRECT): gigabytes that nobody reads at once need not push everything else out of memory, and
+    filling fresh page cache costs more than all the rest of an export. The descriptor is the
+    caller's."""
+
+    def __init__(self, fd: int, path: str, *, direct: bool = True) -> None:
+        self._fd = fd
+        self._path = path
+        self._flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        self._direct = direct and self._set(os.O_DIRECT)
+        self._stage: mmap.mmap | None = None
+        self._staged = 0
+        self.offset = 0
+
+    def _set(self, flag: int) -> bool:
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_SETFL, self._flags | flag)
+        except OSError:
+            return False
+        return True
+
+    def write(self, data: memoryview) -> None:
+        """Appends. Raises StoreFullError or OSError."""
+        try:
+            while len(data):
+                if not self._direct:
+                    n = os.pwrite(self._fd, data, self.offset)
+                    self.offset += n
+                    data = data[n:]
+                elif self._staged or len(data) < ALIGN or not self._straight(data):
+                    data = data[self._fill(data) :]
+                else:
+                    data = data[len(data) // ALIGN * ALIGN :]
+        except OSError as e:
+            raise translate(e, self._path) from e
+
+    def _straight(self, data: memoryview) -> bool:
+        """Writes the whole pages of aligned memory; False if the kernel wants a copy of it."""
+        size = len(data) // ALIGN * ALIGN
+        done = 0
+        while done < size:
+            try:
+                n = os.pwrite(self._fd, data[done:size], self.offset)
+            except OSError as e:
+                if e.errno != errno.EINVAL or done:
+                    raise
+                return False
+            done += n
+            self.offset += n
+            if done % ALIGN:
+                # A short write on a full disk: the rest goes the ordinary way.
+                self._go_ordinary()
+        return True
+
+    def _fill(self, data: memoryview) -> int:
+        if self._stage is None:
+            self._stage = mmap.mmap(-1, STAGE)
+        n = min(len(data), STAGE - self._staged)
+        self._stage[self._staged : self._staged + n] = data[:n]
+        self._staged += n
+        if self._staged == STAGE:
+            self._drain()
+        return n
+
+    def _drain(self) -> None:
+        if self._stage is None or not self._staged:
+            return
+        view = memoryview(self._stage)[: self._staged]
+        if self._staged % ALIGN:
+            self._go_ordinary()
+        while len(view):
+            n = os.pwrite(self._fd, view, self.offset)
+            self.offset += n
+            view = view[n:]
+            if n % ALIGN and len(view):
+                self._go_ordinary()
+        self._staged = 0
+
+    def _go_ordinary(self) -> None:
+        self._direct = False
+        fcntl.fcntl(self._fd, fcntl.F_SETFL, self._flags)
+
+    def finish(self) -> int:
+        """Writes what is left; returns the size. The caller syncs."""
+        try:
+            self._drain()
+        except OSError as e:
+            raise translate(e, self._path) from e
+        self._go_ordinary()
+        if self._stage is not None:
+            self._stage.close()
+            self._stage = None
+        return self.offset
 
 
 class Disk:
