@@ -256,7 +256,6 @@ def _tar_pieces(
     tar = row.tar
     if tar is None:
         raise CorruptError(f"blob {row.digest} has no tar form", digest=row.digest)
-    chunks = storage.chunks
     joiner = Joiner()
     heads = _bytes_of(storage, tar.head)
     marks = _bytes_of(storage, tar.marks)
