@@ -24,6 +24,8 @@ VERSIONS = {"v1": OLD, "v2": OLD, "v3": NEW}
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+LIBRARY = Path(sysconfig.get_path("stdlib"))
+LEFT_OUT = {"test", "site-packages", "dist-packages"}
 APP = "import django, sys\nprint('release', {release!r}, 'on', django.VERSION, sys.version)\n"
 
 
@@ -40,8 +42,11 @@ def download(wheels: Path) -> None:
 
 
 def install(tree: Path, wheels: Path, django: str) -> None:
-    """What `RUN pip install` does in a build: files with the time of now, compiled to .pyc."""
-    pip("install", "--no-index", "-f", str(wheels), "--target", str(tree), *PACKAGES, django)
+    """What `RUN pip install` does in a build: files with the time of now, compiled to .pyc.
+
+    Not --target: it compiles in a temporary directory, whose name would stay in every .pyc."""
+    fixed = ["--no-index", "-f", str(wheels), "--prefix", str(tree), "--ignore-installed"]
+    pip("install", *fixed, "--no-warn-script-location", *PACKAGES, django)
 
 
 def write_app(tree: Path, version: str) -> None:
@@ -58,9 +63,7 @@ def add_layer(layout: Path, tree: Path, prefix: str) -> dict[str, Any]:
     partial = blobs / "partial"
 
     def member(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        if any(
-            part in ("test", "site-packages", "dist-packages") for part in Path(info.name).parts
-        ):
+        if tree == LIBRARY and not LEFT_OUT.isdisjoint(Path(info.name).parts):
             return None
         info.uid = info.gid = 0
         info.uname = info.gname = "root"
@@ -110,14 +113,13 @@ def build(out: Path) -> None:
     wheels, work = out / "wheels", out / "work"
     out.mkdir(parents=True)
     download(wheels)
-    library = Path(sysconfig.get_path("stdlib"))
     for version, django in VERSIONS.items():
         install(work / "packages", wheels, django)
         write_app(work / "app", version)
         layout = out / version
         layers = [
-            add_layer(layout, library, "usr/lib/python3"),
-            add_layer(layout, work / "packages", "usr/lib/packages"),
+            add_layer(layout, LIBRARY, "usr/lib/python3"),
+            add_layer(layout, work / "packages", "opt/app"),
             add_layer(layout, work / "app", "srv/app"),
         ]
         finish(layout, version, layers)

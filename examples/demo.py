@@ -67,9 +67,7 @@ def main(out: Path) -> None:
     started = time.monotonic()
     images, store, exported = out / "images", out / "store", out / "exported"
     shutil.rmtree(out, ignore_errors=True)
-    print(
-        "Building one app three times: v1; v2, the same again; v3, Django upgraded ...", flush=True
-    )
+    print("Building an app three times: v1; v2, the same; v3, Django upgraded ...", flush=True)
     app_images.build(images)
 
     taken = {}
