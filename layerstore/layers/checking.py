@@ -43,15 +43,21 @@ def check(
         if progress is not None:
             progress(Progress("check", done, 0))
 
-    rooms.quick(storage, found)
+    try:
+        rooms.quick(storage, found)
+    except CorruptError as e:
+        # The index itself cannot be trusted: all else is for the rebuild to find out.
+        damage = (Damage("", "index", e.message),)
+        return CheckReport(False, damage, (), 0, time.monotonic() - started)
     if blocks or full:
+        rooms.metadata_pack(storage, found)
         rounds = rooms.Rounds(storage)
         rooms.blocks_and_raws(storage, found, rounds, stop, tell, chunks=full)
         if full and found.complete:
             _digests(content, found, rounds, stop, tell)
         rounds.save()
     hit = rooms.affected(storage, found)
-    rooms.record(storage, hit, found)
+    rooms.record(storage, hit, found, everything=full and found.complete)
     for serial, was in rooms.recorded(storage):
         # On record from an earlier check, and not looked at (or not seen) by this one.
         if serial not in hit:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 from ..digest import parse, to_key
-from ..errors import CorruptError, LayerstoreError, LimitError, NotFoundError
+from ..errors import CorruptError, InvalidInputError, LayerstoreError, LimitError, NotFoundError
 from ..storage import graph
 from ..storage.index import Table
 from ..storage.operation import Fenced, Staged, read_ref, visible
 from ..storage.operation import Operation as StorageOperation
-from ..storage.rows import BlobRow, to_number
+from ..storage.rows import BlobRow, serial_key, to_number
 from ..storage.storage import Storage
 from ..values import BlobInfo, Edge, Ref
 from .assemble import BlobFile
@@ -165,7 +165,7 @@ class Operation:
         if edges and self.edges(digest) != tuple(edges):
             return None
         if wanted.strict and row.problem is not None:
-            raise LayerstoreError(f"{digest}: {row.problem}", digest=digest)
+            raise InvalidInputError(f"{digest}: {row.problem}", digest=digest, reason=row.problem)
         if not self.op.hold((serial,)):
             return None
         info = _info(digest, row)
@@ -186,12 +186,23 @@ class Operation:
         try:
             self._commit(staged)
         except BaseException:
-            staged.settle(keep=False)
+            # An interrupt may come between the commit and here: what a row names stays.
+            staged.settle(keep=self._is_named(staged))
             raise
         grown = staged.raw.size if staged.fresh and staged.raw is not None else 0
         grown += self._storage.take_appended()
         digest = wanted.digest if wanted.digest is not None else staged.row.digest
         return _info(digest, staged.row, new_bytes=grown)
+
+    def _is_named(self, staged: Staged) -> bool:
+        """Whether a committed row names the raw file; also when nobody can tell (gc takes it then)."""
+        if staged.row.raw is None:
+            return False
+        try:
+            with self._storage.index.read() as snapshot:
+                return snapshot.get(Table.RAWS, serial_key(staged.row.raw)) is not None
+        except LayerstoreError:
+            return True
 
     def _commit(self, staged: Staged) -> None:
         try:

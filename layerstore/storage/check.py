@@ -19,7 +19,10 @@ from ..core.hashing import blake3
 from ..digest import to_key
 from ..errors import CorruptError
 from . import blocks, graph, packs
+from .condemned import is_hidden
 from .index import Snapshot, Table, Write
+from .journal import HEADER_SIZE, Position
+from .locks import FileLock
 from .mark import all_places, blob_runs
 from .rows import (
     PIECE,
@@ -59,7 +62,7 @@ def quick(storage: Storage, found: Findings) -> None:
         wrong = storage.index.sums_match(snapshot)
         if wrong is not None:
             found.index.append(f"table {wrong.name.lower()} has lost or gained rows")
-        _check_graph(snapshot, found)
+        _check_graph(storage, snapshot, found)
         lengths = _check_packs(storage, snapshot, found)
         for place in all_places(snapshot):
             if place.offset + place.disk > lengths.get(place.pack, 0):
@@ -85,7 +88,8 @@ def quick(storage: Storage, found: Findings) -> None:
                 )
 
 
-def _check_graph(snapshot: Snapshot, found: Findings) -> None:
+def _check_graph(storage: Storage, snapshot: Snapshot, found: Findings) -> None:
+    hidden = storage.condemned(snapshot)
     for name, value in snapshot.items(Table.REFS):
         digest = json.loads(value)["digest"]
         if snapshot.get(Table.DIGESTS, to_key(digest)) is None:
@@ -95,11 +99,72 @@ def _check_graph(snapshot: Snapshot, found: Findings) -> None:
             found.index.append(f"digest {key.hex()} names a blob without a row")
     for key, _ in snapshot.items(Table.EDGES):
         for edge in graph.edges_of(snapshot, to_number(key)):
-            if edge.kind == "child" and graph.serial_of(snapshot, edge.digest) is None:
+            # A collector deletes what is condemned in slices, each a commit.
+            if (
+                edge.kind == "child"
+                and graph.serial_of(snapshot, edge.digest) is None
+                and not is_hidden(snapshot, hidden, to_number(key))
+            ):
                 row = graph.blob_row(snapshot, to_number(key))
                 found.index.append(
                     f"manifest {row.digest if row else key.hex()} needs {edge.digest}"
                 )
+
+
+def metadata_pack(storage: Storage, found: Findings) -> None:
+    """The chain of commit records, from the checkpoint to the last commit. The index is whole without
+    it, so what is damaged is written anew, as a checkpoint."""
+    for _ in range(3):
+        with storage.index.read() as snapshot:
+            at, first = snapshot.position, snapshot.meta(b"checkpoint")
+        reason = _broken_chain(storage, at, first)
+        if reason is None:
+            return
+        with storage.index.read() as snapshot:
+            if snapshot.meta(b"checkpoint") == first:
+                break
+    else:
+        return
+    found.index.append(reason)
+    if storage.readonly:
+        return
+    from .gc import checkpoint
+
+    lock = FileLock(os.path.join(storage.path, "gc", "lock"))
+    if lock.try_acquire():
+        try:
+            checkpoint(storage)
+        finally:
+            lock.release()
+
+
+def _broken_chain(storage: Storage, at: Position, first: int) -> str | None:
+    """Why the index could not be made anew from the metadata pack up to `at`; None if it could."""
+    pack = storage.journal
+    try:
+        if first:
+            last = None
+            for record in pack.records(first, checkpoint=True):
+                last = record
+            if last is None or last.changes:
+                return (
+                    f"the checkpoint {pack.checkpoint_path(first)} of the metadata pack is damaged"
+                )
+        sequence = None
+        for number in pack.files():
+            if not first <= number <= at.file:
+                continue
+            for record in pack.records(number):
+                if sequence is not None and record.sequence != sequence + 1:
+                    return f"the metadata pack {pack.path(number)} lacks commits"
+                sequence = record.sequence
+                if record.sequence == at.sequence:
+                    return None
+        if at.offset == HEADER_SIZE and sequence in (None, at.sequence):
+            return None
+    except (CorruptError, FileNotFoundError) as e:
+        return f"the metadata pack is damaged: {e}"
+    return f"the metadata pack {pack.path(at.file)} is damaged"
 
 
 def _check_packs(storage: Storage, snapshot: Snapshot, found: Findings) -> dict[int, int]:
@@ -335,13 +400,26 @@ def _hit(runs: list[tuple[int, int]], bad: dict[int, str]) -> list[int]:
 
 
 def record(
-    storage: Storage, hit: dict[int, tuple[BlobRow, str, list[int]]], found: Findings
+    storage: Storage,
+    hit: dict[int, tuple[BlobRow, str, list[int]]],
+    found: Findings,
+    *,
+    everything: bool = False,
 ) -> None:
-    """Writes the damage down, and takes back what an earlier check found and is whole now."""
+    """Writes the damage down. When `everything` was looked at, what an earlier check found and is
+    whole now (a file came back, say) is taken back."""
     if storage.readonly:
         return
+    numbers = {b"n" + number_key(n) for n in found.numbers}
+    wrong = numbers | {b"b" + serial_key(s) for s in hit}
+    with storage.index.read() as snapshot:
+        before = dict(snapshot.items(Table.DAMAGE))
 
     def work(tx: Write) -> None:
+        if everything:
+            for key, value in before.items():
+                if key not in wrong and tx.get(Table.DAMAGE, key) == value:
+                    tx.delete(Table.DAMAGE, key)
         for number, reason in found.numbers.items():
             if storage.chunks.place(tx, number) is not None:
                 tx.put(Table.DAMAGE, b"n" + number_key(number), dump({"reason": reason}))
@@ -355,7 +433,7 @@ def record(
             }
             tx.put(Table.DAMAGE, b"b" + serial_key(serial), dump(value))
 
-    if hit or found.numbers:
+    if hit or found.numbers or (everything and before):
         storage.index.update(work)
 
 

@@ -89,10 +89,14 @@ class CondemnedFiles:
             with open(path, "rb") as f:
                 data = f.read()
         except FileNotFoundError as e:
-            raise CorruptError(f"the condemned set {path} is missing", where=path) from e
+            raise CorruptError(
+                f"the condemned set {path} is missing: run `layerstore gc`", where=path
+            ) from e
         body = data[:-32]
         if len(data) < _HEAD.size + 32 or blake3(body, self._secret) != data[-32:]:
-            raise CorruptError(f"the condemned set {path} has a wrong checksum", where=path)
+            raise CorruptError(
+                f"the condemned set {path} has a wrong checksum: run `layerstore gc`", where=path
+            )
         _, n_blobs, n_runs = _HEAD.unpack_from(body)
         at = _HEAD.size + 8 * n_blobs
         blobs = frozenset(v for (v,) in struct.iter_unpack("<Q", body[_HEAD.size : at]))

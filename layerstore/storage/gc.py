@@ -19,7 +19,7 @@ from . import blocks, compact, graph, placing, reclaim, reserve, sessions, uploa
 from .condemned import Condemned, CondemnedFiles
 from .index import Snapshot, Table, Write
 from .journal import HEADER_SIZE
-from .leases import drop, expired
+from .leases import drop, expired, of_older_boot, restart
 from .locks import FileLock
 from .mark import Marker, all_places, session_alive
 from .operation import LAST_DELETE
@@ -110,8 +110,14 @@ class _Run:
         self._bury_dead()
         # Twice at most: an older condemned set that was waiting goes first, then what is dead now.
         for _ in range(2):
-            with storage.index.read() as snapshot:
-                waiting = storage.condemned(snapshot)
+            try:
+                with storage.index.read() as snapshot:
+                    waiting = storage.condemned(snapshot)
+            except CorruptError:
+                # A set that is lost condemns nothing any more. Blobs go before chunks, so what has
+                # a row is whole, and what is dead will be condemned anew.
+                storage.index.update(CondemnedFiles.clear)
+                waiting = None
             if waiting is not None and not self._delete(waiting):
                 break
             if not self._condemn():
@@ -130,6 +136,7 @@ class _Run:
         reclaim.reclaim_raws(storage)
         reclaim.reclaim_packs(storage)
         uploads.reclaim(storage)
+        self._sweep()
         self.freed = (
             max(0, self.start_bytes - self._allocated())
             if done
@@ -173,8 +180,11 @@ class _Run:
                 for key, value in snapshot.items(Table.LEASES)
                 if expired(value) or (b'"session"' in value and not session_alive(storage, key))
             ]
+            older = [key for key, value in snapshot.items(Table.LEASES) if of_older_boot(value)]
         for key in over:
             self._drop_lease(key)
+        for key in older:
+            storage.index.update(lambda tx, key=key: restart(tx, key))  # type: ignore[misc]
 
     def _drop_lease(self, lease: bytes) -> None:
         while not self._storage.index.update(lambda tx: drop(tx, lease, limit=8192)):
@@ -240,7 +250,8 @@ class _Run:
         with storage.index.read() as snapshot:
             self._verify_sums(snapshot)
             marker.mark(snapshot)
-        dead = sorted(condemned.blobs)
+        # Manifests before what they name.
+        dead = sorted(condemned.blobs, reverse=True)
         for at in range(0, len(dead), BLOB_SLICE):
             if self._stop():
                 return False
@@ -340,6 +351,18 @@ class _Run:
             key = head.ids[at : at + ID_KEY]
             if tx.get(Table.CHUNKS, key) == number_key(place.first + i):
                 tx.delete(Table.CHUNKS, key)
+
+    def _sweep(self) -> None:
+        """Unlinks what crashed collectors left: condemned sets that no row names, files that were
+        never finished. Only a collector makes such files, and we hold its lock."""
+        storage = self._storage
+        with storage.index.read() as snapshot:
+            named = storage.condemned(snapshot)
+        keep = "" if named is None else os.path.basename(storage.condemned_files.path(named.number))
+        for folder, endings in (("gc", (".condemned", ".new")), ("meta", (".new",))):
+            for name in os.listdir(os.path.join(storage.path, folder)):
+                if name.endswith(endings) and name != keep:
+                    storage.disk.unlink(os.path.join(storage.path, folder, name))
 
     # ---- figures ------------------------------------------------------------------------------
 

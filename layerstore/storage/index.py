@@ -92,6 +92,7 @@ class _Environment:
         self.readonly = readonly
         self.handles = 0
         self._cond = threading.Condition()
+        self._local = threading.local()
         self._active = 0
         self._resizing = False
         self.env = self._open(path, readonly, map_size)
@@ -157,19 +158,25 @@ class _Environment:
     @contextlib.contextmanager
     def using(self) -> Iterator[None]:
         """Held around every transaction: the map is never moved beneath one."""
+        depth: int = getattr(self._local, "depth", 0)
         with self._cond:
-            while self._resizing:
+            # A transaction within one of the same thread must not wait for whom that one holds up.
+            while self._resizing and not depth:
                 self._cond.wait()
             self._active += 1
+        self._local.depth = depth + 1
         try:
             yield
         finally:
+            self._local.depth = depth
             with self._cond:
                 self._active -= 1
                 self._cond.notify_all()
 
     def resize(self, size: int) -> None:
         """Sets the map (0: as large as another process made it), once no transaction runs."""
+        if getattr(self._local, "depth", 0):
+            raise BusyError("the index has grown in the middle of a transaction: try again")
         with self._cond:
             while self._resizing:
                 self._cond.wait()

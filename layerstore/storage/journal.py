@@ -215,6 +215,9 @@ class Journal:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             head = os.pread(fd, HEADER.size, 0)
+            if len(head) < HEADER.size and not checkpoint:
+                # Made by a commit that was cut short before anything else was written.
+                return
             if len(head) < HEADER.size or head[:8] != FILE_MAGIC:
                 raise CorruptError(f"{path} is no metadata pack", where=path)
             at, previous = HEADER_SIZE, None

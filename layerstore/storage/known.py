@@ -53,6 +53,15 @@ class Known:
             if place is None:
                 out.append(-1)
                 continue
+            if (
+                not table
+                and watch
+                and snapshot.get(Table.DAMAGE, b"n" + number_key(number)) is not None
+            ):
+                # The header that would confirm the id is damaged too: known by its first half.
+                damaged.add(number)
+                out.append(number)
+                continue
             at = 32 * (place.index + number - place.first)
             if table[at : at + 32] != i or (condemned is not None and condemned.has_number(number)):
                 out.append(-1)

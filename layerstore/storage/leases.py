@@ -49,6 +49,20 @@ def touch(tx: Write, lease: bytes) -> bool:
     return True
 
 
+def of_older_boot(value: bytes) -> bool:
+    """Whether a ttl counts on the clock of an earlier boot."""
+    row = json.loads(value)
+    return row.get("ttl") is not None and row["boot"] != boot_id()
+
+
+def restart(tx: Write, lease: bytes) -> None:
+    """After a reboot the ttl starts anew, from now (rule 8); else nothing changes."""
+    value = tx.get(Table.LEASES, lease)
+    if value is not None and of_older_boot(value):
+        row = json.loads(value)
+        tx.put(Table.LEASES, lease, _row(row["kind"], row["ttl"]))
+
+
 def left(value: bytes) -> float | None:
     """Seconds that a lease has to go; None without a ttl."""
     row = json.loads(value)

@@ -16,13 +16,13 @@ REMOTE = frozenset(
 MOUNTINFO = "/proc/self/mountinfo"
 
 
-def filesystem_of(path: str, mountinfo: str = MOUNTINFO) -> str:
+def filesystem_of(path: str) -> str:
     """The type of the filesystem that holds `path` (proc(5), mountinfo); empty if unknown."""
     device = os.stat(path).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     real = os.path.realpath(path)
     best, kind = "", ""
-    with open(mountinfo, encoding="utf-8", errors="surrogateescape") as f:
+    with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as f:
         for line in f:
             fields, _, tail = line.partition(" - ")
             parts = fields.split()
@@ -38,9 +38,9 @@ def filesystem_of(path: str, mountinfo: str = MOUNTINFO) -> str:
     return kind
 
 
-def refuse_remote(path: str, mountinfo: str = MOUNTINFO) -> None:
+def refuse_remote(path: str) -> None:
     """Raises UnsupportedError on a remote filesystem."""
-    kind = filesystem_of(path, mountinfo)
+    kind = filesystem_of(path)
     if kind in REMOTE:
         raise UnsupportedError(
             f"{path} lies on {kind}: locks and the memory-mapped index are not safe on a remote "

@@ -10,6 +10,7 @@ names (rule 5).
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -67,6 +68,7 @@ class Operation:
             sequence = snapshot.sequence
         self._token = storage.session.begin(sequence)
         self._sink: Sink | None = None
+        self._making = threading.Lock()
         self._closed = False
 
     def __enter__(self) -> Operation:
@@ -94,9 +96,10 @@ class Operation:
     @property
     def sink(self) -> Sink:
         """Where new chunks go. Made on first use: only writers hold packs."""
-        if self._sink is None:
-            self._sink = self.storage.make_sink()
-        return self._sink
+        with self._making:
+            if self._sink is None:
+                self._sink = self.storage.make_sink()
+            return self._sink
 
     # ---- looking ------------------------------------------------------------------------------
 
@@ -191,7 +194,11 @@ class Operation:
                 sink.writer.rows(tx)
                 self._put_rows(tx, part, late)
 
-            self.storage.index.update(work)
+            try:
+                self.storage.index.update(work)
+            except BaseException:
+                sink.give_back([*part, *ready], files)
+                raise
             if late:
                 files = []
         if keep == 0:
@@ -234,10 +241,15 @@ class Operation:
             )
         else:
             with sink.lock:
+                sink.check()
                 ready, files = self._commit_slices(sink, keep=MAX_KEYS)
-                self.storage.index.update(
-                    lambda tx: self._work(tx, staged, refs or {}, remove, sink, ready, files)
-                )
+                try:
+                    self.storage.index.update(
+                        lambda tx: self._work(tx, staged, refs or {}, remove, sink, ready, files)
+                    )
+                except BaseException:
+                    sink.give_back(ready, files)
+                    raise
                 sink.writer.committed()
                 sink.committed()
         for blob in staged:

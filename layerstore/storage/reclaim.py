@@ -118,9 +118,10 @@ def _reclaim_locked(storage: Storage, locked: dict[int, FileLock]) -> int:
 
 
 def _toc_offset(fd: int, length: int) -> int:
-    """Where a sealed pack's table of contents begins (its last 36 bytes say so)."""
+    """Where a sealed pack's table of contents begins (its last 36 bytes say so); the end of the pack
+    where they are damaged."""
     tail = os.pread(fd, _TOC_TAIL, length - _TOC_TAIL)
-    return int.from_bytes(tail[12:20], "little")
+    return min(length, int.from_bytes(tail[12:20], "little"))
 
 
 def _punch(storage: Storage, fd: int, start: int, end: int, path: str) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SIZE = 16 << 20
 SMALLEST = 1 << 20
+NIBBLE = 64 << 10
 """A small store keeps a smaller reserve: a quarter of its index, between these two."""
 
 
@@ -46,6 +47,20 @@ def ensure(storage: Storage) -> None:
             raise
         finally:
             os.close(fd)
+
+
+def nibble(path: str) -> bool:
+    """Frees a little of a store's reserve, so that a handle can be opened on a full disk: a session
+    needs a block. False if there is none left."""
+    name = os.path.join(path, "reserve")
+    try:
+        size = os.stat(name).st_size
+        if not size:
+            return False
+        os.truncate(name, max(0, size - NIBBLE))
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -36,7 +36,11 @@ class Session:
             self._lock = FileLock(os.path.join(directory, self.id))
             if not os.path.exists(self._lock.path) and self._lock.try_acquire():
                 break
-        self._publish(IDLE)
+        try:
+            self._publish(IDLE)
+        except BaseException:
+            self.close()
+            raise
 
     def _publish(self, epoch: int) -> None:
         self._disk.write_at(self._lock.fd, _EPOCH.pack(epoch, epoch), 0, self._lock.path)

@@ -9,14 +9,16 @@ blocks of their own. Content whose stored copy is damaged is written again under
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 
 from ..core.chunking import cut
 from ..core.hashing import blake3, blake3_many
+from ..errors import LayerstoreError, StoreFullError
 from . import blocks
 from .condemned import Condemned
 from .index import Index, Snapshot
@@ -147,6 +149,26 @@ class Sink:
         self._healing: dict[bytes, int] = {}
         self._ready: list[Batch] = []
         self._files: list[tuple[bytes, bytes]] = []
+        self._failed: BaseException | None = None
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """After a failed write nobody can say which of the pending numbers have bytes: whoever shares
+        this sink fails from then on, and nothing dangling is committed."""
+        self.check()
+        try:
+            yield
+        except BaseException as e:
+            self._failed = e
+            raise
+
+    def check(self) -> None:
+        """Raises if an earlier write of this sink failed; StoreFullError again if it was that."""
+        if self._failed is not None:
+            kind = StoreFullError if isinstance(self._failed, StoreFullError) else LayerstoreError
+            raise kind(
+                f"an earlier write of this operation failed ({self._failed}): begin a new one"
+            ) from self._failed
 
     # ---- in -----------------------------------------------------------------------------------
 
@@ -154,7 +176,7 @@ class Sink:
         """Takes pieces of a buffer; returns their numbers as runs, in order. The buffer may be
         used again when it returns."""
         out: Runs = []
-        with self.lock:
+        with self.lock, self._whole():
             resolved = self._resolve(pieces)
             unknown = [p for p, got in zip(pieces, resolved, strict=True) if got is None]
             extra = self._cut_files(view, unknown)
@@ -338,7 +360,7 @@ class Sink:
 
     def flush(self) -> None:
         """Closes the blocks being filled and appends everything."""
-        with self.lock:
+        with self.lock, self._whole():
             for builder in (self._content, self._meta, self._heal):
                 if builder.lengths:
                     self._seal(builder)
@@ -356,6 +378,11 @@ class Sink:
         ready, self._ready = self._ready, []
         files, self._files = self._files, []
         return ready, files
+
+    def give_back(self, ready: list[Batch], files: list[tuple[bytes, bytes]]) -> None:
+        """Rows that were taken and whose commit failed: the next commit puts them (again)."""
+        self._ready[:0] = ready
+        self._files[:0] = files
 
     def committed(self) -> None:
         """The rows are in the index: look-ups find them there from now on."""

@@ -20,6 +20,7 @@ from ..errors import (
     LayerstoreError,
     NotFoundError,
     PermissionDeniedError,
+    StoreFullError,
     UnsupportedError,
 )
 from . import leases, mounts, reserve
@@ -183,9 +184,17 @@ class Storage:
         self.put_lock = ByteLock(join(self.path, "puts"))
         self.session: Any = ReaderSession()
         if not self.readonly:
-            self.session = Session(join(self.path, "sessions"), self.disk)
+            self.session = self._begin_session()
             undo.callback(self.session.close)
             undo.callback(self._end_session)
+
+    def _begin_session(self) -> Session:
+        while True:
+            try:
+                return Session(os.path.join(self.path, "sessions"), self.disk)
+            except StoreFullError:
+                if not reserve.nibble(self.path):
+                    raise
 
     def _start(self) -> None:
         """Writes the first rows of a new index."""
@@ -207,6 +216,7 @@ class Storage:
                 where=os.path.join(self.path, "index"),
             )
         self.index.update(work)
+        reserve.ensure(self)
 
     def _check_journal(self) -> None:
         """Refuses an index that is older than its packs (rule 15)."""
