@@ -108,8 +108,7 @@ def main(out: Path) -> None:
             f"{image['name']:8}"
             + "".join(f"{mb(n):>{w}}" for n, w in zip(cells, WIDTHS, strict=True))
         )
-    print(f"\nThree images of {mb(layers)} took {mb(on_disk)} of disk", end="; ")
-    print(f"without the first it is {mb(du(store))}.")
+    print(f"\nThree images of {mb(layers)} took {mb(on_disk)} of disk, the index counted.")
     print(f"Done in {time.monotonic() - started:.0f} s; everything is in {out}/.")
 
 
