@@ -55,8 +55,8 @@ def export_images(
         else:
             closure = collect(op, refs, referrers=referrers)
             entries = entries_of(refs, transport.selector, closure)
-            meter = parallel.Meter(progress, "export", closure.bytes)
-            meter.start()
+            meter = parallel.Meter(progress, "export")
+            meter.expect(closure.bytes)
             if transport.kind == OCI:
                 _to_layout(op, closure, entries, transport.path, meter, jobs)
             else:

@@ -17,7 +17,7 @@ from ..values import BlobInfo, ImageInfo, ProgressCallback, Ref
 from . import images, naming, parallel
 from .plan import Blob, Node, Plan
 from .puts import Puts, in_memory
-from .sources import Root, Source, choose
+from .sources import Root, Source
 from .transports import DOCKER_ARCHIVE, OCI, Transport
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def import_images(
     with content.operation() as op:
         puts = Puts(op, meter, strict=strict, defer=defer, inflate_limit=inflate_limit)
         with closing(open_source(transport, puts, jobs)) as source:
-            roots = list(source.roots) if all else choose(source, transport)
+            roots = list(source.roots) if all else source.pick(transport)
             plan = Plan(op, source, strict=strict)
             if all:
                 others = _nameless(plan, roots)
@@ -57,7 +57,7 @@ def import_images(
             else:
                 named = naming.single(roots, name, source.where)
             tops = {root.descriptor.digest: plan.add(root.descriptor) for root in named.values()}
-            _referrers(plan, source.roots)
+            _referrers(plan, source.untagged())
             _put_blobs(plan, source, puts, jobs)
             for node in plan.nodes.values():
                 puts.document(node.data, node.digest, node.media_type, node.edges)
@@ -98,7 +98,7 @@ def _referrers(plan: Plan, roots: Sequence[Root]) -> None:
     waiting = {
         root.descriptor.digest: (root, subject)
         for root in roots
-        if not root.labels() and (subject := plan.subject_of(root.descriptor)) is not None
+        if (subject := plan.subject_of(root.descriptor)) is not None
     }
     found = True
     while found:
@@ -113,9 +113,8 @@ def _referrers(plan: Plan, roots: Sequence[Root]) -> None:
 def _put_blobs(plan: Plan, source: Source, puts: Puts, jobs: int | None) -> None:
     """Every blob once, the largest first, so that no thread is left with one at the end."""
     wanted = sorted(plan.blobs.values(), key=lambda blob: -blob.descriptor.size)
-    puts.meter.grow(sum(blob.descriptor.size for blob in wanted))
-    puts.meter.grow(sum(len(node.data) for node in plan.nodes.values()))
-    puts.meter.start()
+    size = sum(blob.descriptor.size for blob in wanted)
+    puts.meter.expect(size + sum(len(node.data) for node in plan.nodes.values()))
     parallel.run([_task(blob, source, puts) for blob in wanted], jobs, puts.meter)
 
 

@@ -14,7 +14,8 @@ from ..digest import parse as parse_digest
 from ..errors import InvalidInputError, NotFoundError
 from . import jsonio
 from .model import check_layout_version, parse_layout_index
-from .sources import Root, missing
+from .sources import Root, choose, missing
+from .transports import Transport
 
 INDEX = "index.json"
 VERSION = "oci-layout"
@@ -80,6 +81,12 @@ class LayoutSource:
             return open_regular(blob_path(self._path, digest))
         except FileNotFoundError as e:
             raise missing(self, digest, "which was there a moment ago") from e
+
+    def pick(self, transport: Transport) -> list[Root]:
+        return choose(self.where, self.roots, transport)
+
+    def untagged(self) -> list[Root]:
+        return [root for root in self.roots if not root.labels()]
 
     def close(self) -> None:
         """Nothing is held open."""

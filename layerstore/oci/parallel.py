@@ -47,14 +47,11 @@ class Meter:
             self._told = self.done
             self._tell()
 
-    def grow(self, size: int) -> None:
-        """Announces more bytes to come."""
+    def expect(self, size: int) -> None:
+        """Announces how many bytes are still to come, and tells the callback, so that even a tiny
+        work can be cancelled."""
         with self._lock:
-            self.total += size
-
-    def start(self) -> None:
-        """Tells the callback once, so that even a tiny work can be cancelled."""
-        with self._lock:
+            self.total = self.done + size
             if self._callback is not None:
                 self._tell()
 

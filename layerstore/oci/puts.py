@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from io import RawIOBase
 from typing import TYPE_CHECKING, BinaryIO
 
 from .. import mediatypes
@@ -177,23 +178,28 @@ class Puts:
         self.meter.add(len(data))
         return info
 
-    def unnamed(
-        self, opener: Opener, size: int, media_type: str, diff_id: str | None = None
+    def streamed(
+        self,
+        f: BinaryIO | RawIOBase,
+        size: int,
+        media_type: str,
+        digest: str | None = None,
+        diff_id: str | None = None,
     ) -> BlobInfo:
-        """Puts content whose digest nobody has told."""
-        with opener() as f:
-            return self._note(
-                self.op.put(
-                    f,
-                    size=size,
-                    media_type=media_type,
-                    diff_id=diff_id,
-                    inspect=not self._defer,
-                    strict=self.strict,
-                    progress=self.meter.add,
-                    limit=self._limit,
-                )
+        """Puts content of which little is known yet; `digest` None: nobody has told it."""
+        return self._note(
+            self.op.put(
+                f,
+                digest=digest,
+                size=size,
+                media_type=media_type,
+                diff_id=diff_id,
+                inspect=not self._defer,
+                strict=self.strict and diff_id is not None,
+                progress=self.meter.add,
+                limit=self._limit,
             )
+        )
 
 
 def in_memory(data: bytes) -> Opener:

@@ -1,50 +1,52 @@
-"""Repair from a transport: what is damaged is put again from any layout or archive that has it.
-
-Content that is put again heals under its old numbers, wherever else it is used.
-"""
+"""Where `check --repair-from` takes bytes from: any transport, by digest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING
+import hashlib
+from collections.abc import Callable
+from typing import BinaryIO
 
-from ..storage.rows import BlobRow
-from ..values import ProgressCallback
-from . import parallel
-from .importing import open_source
-from .puts import Puts
-from .transports import parse
+from .archive import INDEX, LISTING, docker_listing
+from .docker import saved
+from .layout import LayoutSource
+from .members import Members, normal, open_indexed
+from .transports import OCI, parse
 
-if TYPE_CHECKING:
-    from ..layers.content import Content
-
-Repair = Callable[["Content", Sequence[BlobRow]], None]
+READ = 1 << 20
 
 
-def repair_source(text: str, progress: ProgressCallback | None = None) -> Repair:
-    """A function that puts again those of the given blobs that the transport has, each verified by
-    its digest. Raises InvalidInputError for what is no transport."""
-    transport = parse(text)
+def repair_source(transport: str) -> Callable[[str], BinaryIO | None]:
+    """A function that gives a blob's bytes by digest, unverified, or None where the transport has none.
 
-    def repair(content: Content, damaged: Sequence[BlobRow]) -> None:
-        meter = parallel.Meter(progress, "repair")
-        with content.operation() as op:
-            puts = Puts(op, meter, strict=False, defer=True, inflate_limit=None)
-            with closing(open_source(transport, puts, None)) as source:
-                for row in damaged:
-                    for digest in row.digests:
-                        if source.size(digest) != row.size:
-                            continue
-                        with source.open(digest) as file:
-                            op.put(
-                                file,
-                                digest=digest,
-                                size=row.size,
-                                media_type=row.media_type,
-                                edges=op.edges(digest),
-                                inspect=False,
-                            )
-                        break
+    An archive that is compressed, or comes from a pipe, is copied to a temporary file first. Raises
+    InvalidInputError, NotFoundError, UnsupportedError."""
+    where = parse(transport)
+    if where.kind == OCI:
+        layout = LayoutSource(where.path)
+        return lambda digest: None if layout.size(digest) is None else layout.open(digest)
+    members = open_indexed(where.path)
+    by_digest = {} if members.size(INDEX) is not None else _docker_paths(members)
 
-    return repair
+    def give(digest: str) -> BinaryIO | None:
+        path = by_digest.get(digest, "blobs/" + digest.replace(":", "/"))
+        return None if members.size(path) is None else members.open(path)
+
+    return give
+
+
+def _docker_paths(members: Members) -> dict[str, str]:
+    """Where the configs and layers of a docker archive lie, by the digests of what is there."""
+    out: dict[str, str] = {}
+    if members.size(LISTING) is None:
+        return out
+    paths = {path for one in saved(members) for path in one.layers}
+    paths |= {normal(str(item["Config"])) for item in docker_listing(members)}
+    for path in sorted(paths):
+        if members.size(path) is None:
+            continue
+        h = hashlib.sha256()
+        with members.open(path) as f:
+            while piece := f.read(READ):
+                h.update(piece)
+        out[f"sha256:{h.hexdigest()}"] = path
+    return out

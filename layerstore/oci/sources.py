@@ -39,6 +39,12 @@ class Source(Protocol):
     def roots(self) -> Sequence[Root]:
         """The entries that name images, in their order."""
 
+    def pick(self, transport: Transport) -> list[Root]:
+        """The entries of the one image that is meant; see `choose`."""
+
+    def untagged(self) -> Sequence[Root]:
+        """Entries without any name."""
+
     def size(self, digest: str) -> int | None:
         """Bytes of a blob that is there, or None."""
 
@@ -57,32 +63,30 @@ def missing(source: Source, digest: str, why: str) -> NotFoundError:
     )
 
 
-def choose(source: Source, transport: Transport) -> list[Root]:
+def choose(where: str, given: Sequence[Root], transport: Transport) -> list[Root]:
     """The entries of the one image that the transport names, or of the only one there.
 
     Several entries come back when they name the same digest. Raises NotFoundError, and
     InvalidInputError when it is not clear which is meant."""
-    roots = list(source.roots)
+    roots = list(given)
     if not roots:
-        raise NotFoundError(f"{source.where} holds no image")
+        raise NotFoundError(f"{where} holds no image")
     if transport.position is not None:
         if transport.position >= len(roots):
-            raise NotFoundError(
-                f"{source.where} has {len(roots)} entries, no @{transport.position}"
-            )
+            raise NotFoundError(f"{where} has {len(roots)} entries, no @{transport.position}")
         return [roots[transport.position]]
     if transport.selector is None:
         if len({root.descriptor.digest for root in roots}) > 1:
             raise InvalidInputError(
-                f"{source.where} holds {len(roots)} entries: name one of {_listing(roots)}, "
+                f"{where} holds {len(roots)} entries: name one of {_listing(roots)}, "
                 "or take them all with --all",
                 reason="several images",
             )
         return roots
-    return _selected(source, roots, transport.selector)
+    return _selected(where, roots, transport.selector)
 
 
-def _selected(source: Source, roots: list[Root], selector: str) -> list[Root]:
+def _selected(where: str, roots: list[Root], selector: str) -> list[Root]:
     for found in (
         [r for r in roots if r.tag == selector],
         [r for r in roots if selector in r.full_names],
@@ -92,13 +96,12 @@ def _selected(source: Source, roots: list[Root], selector: str) -> list[Root]:
     ):
         if len({r.descriptor.digest for r in found}) > 1:
             raise InvalidInputError(
-                f"{selector!r} names several entries of {source.where}: take one of "
-                f"{_listing(found)}",
+                f"{selector!r} names several entries of {where}: take one of {_listing(found)}",
                 reason="ambiguous",
             )
         if found:
             return found
-    raise NotFoundError(f"{source.where} has no image {selector!r}; there is: {_listing(roots)}")
+    raise NotFoundError(f"{where} has no image {selector!r}; there is: {_listing(roots)}")
 
 
 def _short(name: str) -> set[str]:
