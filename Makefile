@@ -19,11 +19,12 @@ help: ## What can be done (this list)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 # The environment is made once and again when its description changes; the extension is built again
-# when a C file changes.
+# when a C file changes. editable_mode=compat is a plain path in a .pth: the default imports a finder
+# at every start of Python, which costs more than our own --help.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade "pip>=24" "setuptools>=77" "wheel>=0.44" "cffi>=1.17"
-	$(BIN)/python -m pip install -q --no-build-isolation -e ".[dev]"
+	$(BIN)/python -m pip install -q --no-build-isolation --config-settings editable_mode=compat -e ".[dev]"
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed setup.py layerstore/core/_build.py $(CSRC)
