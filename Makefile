@@ -20,10 +20,10 @@ help: ## What can be done (this list)
 
 # The environment is made once and again when its description changes; the extension is built again
 # when a C file changes. editable_mode=compat is a plain path in a .pth: the default imports a finder
-# at every start of Python, which costs more than our own --help.
+# at every start of Python, which costs more than our own --help; setuptools 84 still has it.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade "pip>=24" "setuptools>=77" "wheel>=0.44" "cffi>=1.17"
+	$(BIN)/python -m pip install -q --upgrade "pip>=24" "setuptools>=77,<85" "wheel>=0.44" "cffi>=1.17"
 	$(BIN)/python -m pip install -q --no-build-isolation --config-settings editable_mode=compat -e ".[dev]"
 	@touch $@
 
