@@ -410,8 +410,7 @@ def record(
     whole now (a file came back, say) is taken back."""
     if storage.readonly:
         return
-    numbers = {b"n" + number_key(n) for n in found.numbers}
-    wrong = numbers | {b"b" + serial_key(s) for s in hit}
+    wrong = {b"n" + number_key(n) for n in found.numbers} | {b"b" + serial_key(s) for s in hit}
     with storage.index.read() as snapshot:
         before = dict(snapshot.items(Table.DAMAGE))
 

@@ -184,6 +184,14 @@ class Disk:
         except OSError as e:
             raise translate(e, path) from e
 
+    def note(self, fd: int, data: bytes, path: str) -> None:
+        """Writes at the start of a file what only running processes read: never synced, so a poisoned
+        handle may do it too and go on reading."""
+        try:
+            os.pwrite(fd, data, 0)
+        except OSError as e:
+            raise translate(e, path) from e
+
     def writev_at(
         self, fd: int, parts: Sequence[bytes | memoryview], offset: int, path: str
     ) -> int:

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 
+from ..core.runs import RunArray
 from ..digest import to_key
 from ..errors import BusyError, CorruptError, StoreFullError
 from ..values import GCReport, Progress, ProgressCallback
@@ -250,8 +251,10 @@ class _Run:
         with storage.index.read() as snapshot:
             self._verify_sums(snapshot)
             marker.mark(snapshot)
-        # Manifests before what they name.
-        dead = sorted(condemned.blobs, reverse=True)
+            # What an earlier run did not come to. Manifests before what they name.
+            numbers, blobs = self._candidates(snapshot)
+        dead = sorted(condemned.blobs & blobs, reverse=True)
+        left = RunArray.of(condemned.runs).intersect(RunArray.of(numbers))
         for at in range(0, len(dead), BLOB_SLICE):
             if self._stop():
                 return False
@@ -261,7 +264,7 @@ class _Run:
             )
             self._tell("delete", at, len(dead))
         self._delete_files(condemned)
-        for run in _slices(condemned.runs, NUMBER_SLICE):
+        for run in _slices(list(left), NUMBER_SLICE):
             if self._stop():
                 return False
             storage.index.update(lambda tx, run=run: self._delete_numbers(tx, marker, run))  # type: ignore[misc]

@@ -33,6 +33,7 @@ _OP = struct.Struct("<BHI")
 DELETED = 0xFFFFFFFF
 HASH = 32
 GENESIS = bytes(32)
+FIRST_SIZE = HEADER_SIZE + _HEAD.size + HASH
 # A record larger than this is no record: bounds what a reader of a damaged file allocates.
 MAX_PAYLOAD = 1 << 30
 

@@ -43,7 +43,7 @@ class Session:
             raise
 
     def _publish(self, epoch: int) -> None:
-        self._disk.write_at(self._lock.fd, _EPOCH.pack(epoch, epoch), 0, self._lock.path)
+        self._disk.note(self._lock.fd, _EPOCH.pack(epoch, epoch), self._lock.path)
 
     def _oldest(self) -> int:
         return min(self._running.values(), default=IDLE)
@@ -56,7 +56,11 @@ class Session:
             before = self._oldest()
             self._running[token] = sequence
             if sequence < before:
-                self._publish(sequence)
+                try:
+                    self._publish(sequence)
+                except BaseException:
+                    del self._running[token]
+                    raise
             return token
 
     def renew(self, token: int, sequence: int) -> None:

@@ -27,7 +27,7 @@ from . import leases, mounts, reserve
 from .condemned import Condemned, CondemnedFiles
 from .disk import Disk
 from .index import Index, Snapshot, Table, Write
-from .journal import GENESIS, HEADER_SIZE, Journal, Position
+from .journal import FIRST_SIZE, GENESIS, HEADER_SIZE, Journal, Position
 from .known import Known
 from .locks import ByteLock, FileLock, Gate
 from .operation import Operation
@@ -207,8 +207,11 @@ class Storage:
         with self.index.read() as snapshot:
             if snapshot.get(Table.META, b"journal") is not None:
                 return
+        # The very first commit, cut short, leaves a file with one empty record at most.
+        files = self.journal.files()
         if self.journal.checkpoints() or any(
-            os.path.getsize(self.journal.path(n)) > HEADER_SIZE for n in self.journal.files()
+            number > 1 or os.path.getsize(self.journal.path(number)) > FIRST_SIZE
+            for number in files
         ):
             raise CorruptError(
                 f"the index of {self.path} is empty, but its packs are not: "
