@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from .. import mediatypes
 from ..digest import algorithm_of
-from ..errors import DigestMismatchError, InvalidInputError
+from ..errors import DigestMismatchError, InvalidInputError, LayerstoreError
 from ..layers.inflate import DEFAULT_LIMIT
 from ..values import BlobInfo, Descriptor, Edge
 from .parallel import Meter
@@ -175,6 +175,13 @@ class Puts:
                 inspect=False,
             )
         )
+        named = {edge.digest for edge in self.op.edges(digest)}
+        if not named >= {edge.digest for edge in edges}:
+            # Without its edges the next gc would take what it names.
+            raise LayerstoreError(
+                f"manifest {digest} is stored, but not what it names: nothing was given a name",
+                digest=digest,
+            )
         self.meter.add(len(data))
         return info
 

@@ -46,8 +46,7 @@ class FakeContent:
         self.edge: dict[str, tuple[Edge, ...]] = {}
         self.names: dict[str, Ref] = {}
         self.reads: list[str] = []
-        self.active = 0
-        self.most_active = 0
+        self.before_read: Callable[[str | None], None] = lambda digest: None
         self.fail_on: str | None = None
 
     @contextmanager
@@ -98,14 +97,8 @@ class FakeOperation:
             if edges:
                 c.edge[digest] = tuple(edges)
             return c.info[digest]
-        with c.lock:
-            c.active += 1
-            c.most_active = max(c.most_active, c.active)
-        try:
-            data = _read(source, size, progress)
-        finally:
-            with c.lock:
-                c.active -= 1
+        c.before_read(digest)
+        data = _read(source, size, progress)
         if c.fail_on is not None and digest == c.fail_on:
             raise OSError(5, "the disk is gone")
         if size is not None and len(data) != size:
