@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from json_documents import DOCUMENTS, ERROR, problems
 from small_images import BASE, TOP, Layout, blobs, noise
 
 import layerstore
+from layerstore.cli import main
 from layerstore.cli.location import store_path
 
 COMMAND = [sys.executable, "-m", "layerstore"]
@@ -28,16 +30,34 @@ ENVIRONMENT = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def environment():
+    """No store and no lease but those that the tests name."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in set(os.environ) - set(ENVIRONMENT):
+            patch.delenv(name)
+        yield
+
+
 def run(
     *args: str, code: int = 0, prefix: Sequence[str] = (), **options
 ) -> subprocess.CompletedProcess[bytes]:
-    """One command; its exit status must be `code`."""
-    done = subprocess.run(
-        [*prefix, *COMMAND, *args],
-        capture_output=True,
-        timeout=60,
-        **{"env": ENVIRONMENT, **options},
-    )
+    """One command; its exit status must be `code`. A process of its own where something about the
+    process matters; otherwise in this one, which saves most of the time."""
+    if prefix or options or any(arg.endswith(":-") for arg in args):
+        done = subprocess.run(
+            [*prefix, *COMMAND, *args],
+            capture_output=True,
+            timeout=60,
+            **{"env": ENVIRONMENT, **options},
+        )
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            out, err = io.BytesIO(), io.BytesIO()
+            patch.setattr(sys, "stdout", io.TextIOWrapper(out, "utf-8"))
+            patch.setattr(sys, "stderr", io.TextIOWrapper(err, "utf-8"))
+            status = main(args)
+            done = subprocess.CompletedProcess(args, status, out.getvalue(), err.getvalue())
     assert done.returncode == code, done.stderr.decode()
     assert b"Traceback" not in done.stderr
     return done
@@ -57,6 +77,14 @@ def error(*args: str, code: int, **options) -> dict:
     document = json.loads(done.stderr.splitlines()[-1])
     assert problems(document, ERROR) == []
     return document["error"]
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Waits until something holds."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +285,8 @@ def test_blobs(store, tmp_path):
     assert run(*s, "blob", "put", "-", input=data).stdout.decode() == f"{digest}\n"
     assert error("blob", "stat", *s, f"sha256:{'0' * 64}", code=4)["kind"] == "not-found"
     assert error("blob", "cat", *s, f"sha256:{'0' * 64}", code=4)["kind"] == "not-found"
-    wrong = error("blob", "put", *s, "-", "--digest", digest, input=b"other", code=1)
+    unknown = f"sha256:{hashlib.sha256(b'wanted').hexdigest()}"
+    wrong = error("blob", "put", *s, "-", "--digest", unknown, input=b"other", code=1)
     assert wrong["kind"] == "digest-mismatch"
 
 
@@ -313,7 +342,7 @@ def test_gc_frees_what_untag_left(store):
 
 def damage_packs(store: Path) -> None:
     """Turns bits all over the content that the store keeps."""
-    for path in [*store.rglob("*.pack"), *(store / "packs").glob("*"), *(store / "raw").glob("*")]:
+    for path in [*(store / "packs").rglob("*"), *(store / "raw").rglob("*")]:
         if path.is_file() and path.stat().st_size > 100_000:
             with path.open("r+b") as f:
                 for offset in range(50_000, path.stat().st_size, 100_000):
@@ -420,7 +449,7 @@ def test_strict_refuses_what_is_only_warned_about_otherwise(tmp_path):
     layout = Layout(tmp_path / "layout")
     layout.image("bad", {"f": noise("x", 10_000)}, compressed=True)
     manifest = manifest_of(layout.path, "bad")
-    broken = layout.blob(b"this is no gzip", manifest["layers"][0]["mediaType"])
+    broken = layout.blob(noise("no gzip", 20_000), manifest["layers"][0]["mediaType"])
     descriptor = layout.blob(
         json.dumps({**manifest, "layers": [broken]}).encode(), manifest["mediaType"]
     )
@@ -428,10 +457,10 @@ def test_strict_refuses_what_is_only_warned_about_otherwise(tmp_path):
     (layout.path / "index.json").write_text(json.dumps(index))
     s = ["--store", str(tmp_path / "s")]
     failed = error("import", *s, "--strict", f"oci:{layout.path}", "bad:1", code=1)
-    assert failed["kind"] == "invalid-input"
+    assert failed["kind"] in ("invalid-input", "digest-mismatch")
     (image,) = ask("import", *s, f"oci:{layout.path}", "bad:1")["images"]
     assert image["warnings"]
-    assert run(*s, "blob", "cat", broken["digest"]).stdout == b"this is no gzip"
+    assert run(*s, "blob", "cat", broken["digest"]).stdout == noise("no gzip", 20_000)
 
 
 # Root may do everything; without these two capabilities it is told "not allowed" like everybody.
@@ -479,7 +508,8 @@ def test_an_interrupted_import_leaves_nothing(number, store, layout, tmp_path):
         assert process.stdin is not None
         process.stdin.write(archive[: len(archive) * 2 // 3])
         process.stdin.flush()
-        time.sleep(1.0)
+        until(lambda: (tmp_path / "other" / "FORMAT").exists())
+        time.sleep(0.5)  # somewhere in the middle of what there is to read
         process.send_signal(number)
         _, err = process.communicate(timeout=15)
         # communicate closes stdin: an end of file must not be what ends it
@@ -531,12 +561,10 @@ def test_two_containers_share_a_store_each_as_process_1(store, layout):
         assert first.stdin is not None
         first.stdin.write(b"a" * 100_000)
         first.stdin.flush()
-        time.sleep(1.0)  # it has the store open and waits for more
+        until(lambda: ask("lease ls", *s)["leases"])  # it has the store open and waits for more
         assert first.poll() is None
-        done = subprocess.run(
-            contained(*s, "-v", "images", "-q"), capture_output=True, env=ENVIRONMENT
-        )
-        assert done.stdout == b"app:1\n", done.stderr.decode()
+        done = subprocess.run(contained(*s, "-v", "images"), capture_output=True, env=ENVIRONMENT)
+        assert b"app:1" in done.stdout, done.stderr.decode()
         assert done.returncode == 0
         assert b"another pid" in done.stderr  # it did have to step aside
         transport = f"oci:{layout}:base"
