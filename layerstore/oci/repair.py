@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from ..errors import DigestMismatchError, InvalidInputError, LayerstoreError
@@ -25,7 +25,7 @@ from .members import Members, normal, open_indexed
 from .model import Manifest, parse_config, parse_document
 from .plan import MAX_NESTING, read_exactly
 from .sources import Root
-from .transports import OCI, parse
+from .transports import OCI, Transport, parse
 
 if TYPE_CHECKING:
     from ..layers.content import Content, Operation
@@ -47,31 +47,32 @@ def repair_source(transport: str) -> Callable[[Content, Sequence[BlobRow]], None
     """A function that puts those of the given blobs again whose bytes the transport has.
 
     An archive that is compressed, or comes from a pipe, is copied to a temporary file first. Raises
-    InvalidInputError, NotFoundError, UnsupportedError, before anything is repaired."""
+    InvalidInputError and UnsupportedError for what is no transport; the function NotFoundError."""
     where = parse(transport)
-    giver: Giver
-    roots: Iterable[Root] = ()
-    if where.kind == OCI:
-        giver = layout = LayoutSource(where.path)
-        roots = layout.roots
-    else:
-        members = open_indexed(where.path)
-        if members.size(INDEX) is not None:
-            giver = archive = OciArchive(members)
-            roots = archive.roots
-        else:
-            giver = _DockerBlobs(members)
 
-    def repair(content: Content, rows: Sequence[BlobRow]) -> None:
-        try:
+    def repair(content: Content, damaged: Sequence[BlobRow]) -> None:
+        giver, roots = _open(where)
+        with closing(giver), content.operation() as op:
             packed = _by_diff_id(giver, roots)
-            with content.operation() as op:
-                for row in rows:
-                    _one(op, giver, row, packed)
-        finally:
-            giver.close()
+            for row in damaged:
+                _one(op, giver, row, packed)
 
     return repair
+
+
+def _open(where: Transport) -> tuple[Giver, Sequence[Root]]:
+    if where.kind == OCI:
+        layout = LayoutSource(where.path)
+        return layout, layout.roots
+    members = open_indexed(where.path)
+    try:
+        if members.size(INDEX) is None:
+            return _DockerBlobs(members), ()
+        archive = OciArchive(members)
+        return archive, archive.roots
+    except BaseException:
+        members.close()
+        raise
 
 
 def _one(op: Operation, giver: Giver, row: BlobRow, packed: dict[str, list[str]]) -> None:
@@ -83,8 +84,8 @@ def _one(op: Operation, giver: Giver, row: BlobRow, packed: dict[str, list[str]]
                 digest=row.digest,
                 size=row.size,
                 media_type=row.media_type,
-                diff_id=row.diff_id if row.raw is not None else None,
                 edges=edges,
+                inspect=False,
             )
             return
         except (DigestMismatchError, InvalidInputError):

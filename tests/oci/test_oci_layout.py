@@ -22,9 +22,8 @@ Store = layerstore.Store
 
 def put(store: Store, tmp_path: Path, name: str, salt: str = "") -> make.Image:
     image = make.image(salt=salt or name)
-    store.import_image(
-        f"oci:{make.layout(tmp_path / f'in-{name}'.replace('/', '_'), (image, {}))}", name
-    )
+    layout = make.layout(tmp_path / "in" / name.replace(":", "-"), (image, {}))
+    store.import_image(f"oci:{layout}", name)
     return image
 
 
@@ -155,8 +154,8 @@ def test_a_cancelled_export_names_nothing_and_leaves_no_half_blob(
     for digest, data in make.read(tmp_path / "out").items():
         assert digest_of(data) == digest
     assert not [n for n in os.listdir(tmp_path / "out") if n.startswith(".")]
+    steps.clear()
     with pytest.raises(Stop):
-        steps.clear()
         store.export_image("app:1", f"oci-archive:{tmp_path}/a.tar", progress=progress)
     assert not list(tmp_path.glob("a.tar*"))
 
