@@ -97,7 +97,7 @@ static uint64_t roll(uint64_t h, uint8_t byte) { return (h << 1) + gear[byte]; }
 static uint64_t run_up(const uint8_t *p) {
     uint64_t h = 0;
     for (size_t i = 0; i < WINDOW - 1; i++)
-        h = roll(h, p[i - (WINDOW - 1)]);
+        h = roll(h, *(p - (WINDOW - 1) + i));
     return h;
 }
 

@@ -19,6 +19,9 @@ if sys.platform != "linux":
         "layerstore runs on Linux only: it relies on Linux's file locks, hole punching and overlayfs"
     )
 
+if sys.byteorder != "little":
+    raise ImportError("layerstore runs on little-endian machines only: its format is little endian")
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:

@@ -272,6 +272,7 @@ class Store:
                 media_type=media_type,
                 progress=progress,
                 inspect=False,
+                verify=True,
             )
         return values.Descriptor(info.digest, info.bytes, info.media_type)
 

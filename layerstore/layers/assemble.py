@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from ..core.split import Joiner
 from ..errors import CorruptError, InvalidInputError, NotFoundError
 from ..storage.index import Table
-from ..storage.operation import Operation, visible
+from ..storage.operation import Operation, present, visible
 from ..storage.reading import Slice
 from ..storage.rows import PIECE, BlobRow, RawRow, Stream, serial_key
 from ..storage.storage import Storage
@@ -33,21 +33,27 @@ RING = 4
 class BlobFile(io.RawIOBase):
     """A blob as a binary file: `read`, `readinto`, `seek`, `tell`, `size`, `chunks`.
 
-    Reading in order from the start verifies the digest too. Holds its operation's epoch until it is
-    closed; a long reader renews it (rule 3)."""
+    Reading in order from the start verifies the digest too. It has an operation of its own until it is
+    closed, whose epoch a long reader renews (rule 3); or reads within `op`, which must outlive it."""
 
     def __init__(self, storage: Storage, digest: str, op: Operation | None = None) -> None:
         super().__init__()
         self._storage = storage
-        self._op: Operation | None = storage.operation()
+        self._op: Operation | None = None
+        if op is None:
+            self._op = storage.operation()
         try:
             with storage.index.read() as snapshot:
-                # Within an operation that already found it, a condemned blob may still be read.
-                found = visible(storage, snapshot, digest, damaged=True)
+                if op is None:
+                    found = visible(storage, snapshot, digest, damaged=True)
+                else:
+                    # What an operation has found stays until it ends, condemned or not.
+                    found = present(snapshot, digest)
             if found is None:
                 raise NotFoundError(f"no blob {digest} in the store", digest=digest)
         except BaseException:
-            self._op.close()
+            if self._op is not None:
+                self._op.close()
             raise
         self.digest = digest
         self._serial, self.row = found

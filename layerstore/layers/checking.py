@@ -166,7 +166,7 @@ def _hit_paths(
     inline = _inline(content.storage.chunks.read_stream(tar.marks))
     out: list[str] = []
     at = ordinal = current = 0
-    for entry in scan(headers_only(content.storage, row)):
+    for entry in scan(headers_only(content.storage, row), strict=False, beyond_end=True):
         if not entry.stored_size:
             continue
         size = entry.stored_size - inline.get(ordinal, 0)

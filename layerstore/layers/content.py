@@ -21,7 +21,7 @@ from ..storage.storage import Storage
 from ..values import BlobInfo, Edge, Ref
 from .assemble import BlobFile
 from .inflate import DEFAULT_LIMIT
-from .ingest import Wanted, ingest
+from .ingest import Wanted, compare, ingest
 
 RETRIES = 5
 
@@ -117,12 +117,14 @@ class Operation:
         aliases: Sequence[str] = (),
         progress: Callable[[int], None] | None = None,
         limit: int = DEFAULT_LIMIT,
+        verify: bool = False,
     ) -> BlobInfo:
         """Stores a blob; durable, and held by the session, when it returns.
 
-        A digest that is known is answered without reading. Digest and size are verified while the
-        source is read; what was read of it is dropped on any error. Raises DigestMismatchError,
-        StoreFullError, and with `strict` InvalidInputError for a layer that does not decode."""
+        A digest that is known is answered without reading, unless `verify` asks to compare all the
+        same. Digest and size are verified while the source is read; what was read of it is dropped
+        on any error. Raises DigestMismatchError, StoreFullError, and with `strict`
+        InvalidInputError for a layer that does not decode."""
         for name in (*aliases, *((diff_id,) if diff_id else ()), *((digest,) if digest else ())):
             parse(name)
         wanted = Wanted(
@@ -140,11 +142,15 @@ class Operation:
             return self._store(source, wanted, edges, progress)
         known = self._known(wanted, edges)
         if known is not None:
+            if verify:
+                compare(source, wanted, progress)
             return known
         turn = int.from_bytes(parse(digest)[1][:8], "big")
         with self._storage.put_lock(turn, self._storage.timeout):
             known = self._known(wanted, edges)
             if known is not None:
+                if verify:
+                    compare(source, wanted, progress)
                 return known
             return self._store(source, wanted, edges, progress)
 
@@ -219,8 +225,8 @@ class Operation:
     # ---- reading ------------------------------------------------------------------------------
 
     def open(self, digest: str) -> BlobFile:
-        """A blob as a binary file. Raises NotFoundError."""
-        return self._content.open(digest)
+        """A blob as a binary file, to be closed before the operation ends. Raises NotFoundError."""
+        return BlobFile(self._storage, digest, self.op)
 
     def read(self, digest: str, limit: int) -> bytes:
         """A small blob whole, its digest verified. Raises LimitError past `limit` bytes."""

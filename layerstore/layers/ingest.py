@@ -179,6 +179,25 @@ def ingest(
         return _plain(op, intake, first, got, wanted)
 
 
+def compare(source: object, wanted: Wanted, progress: Callable[[int], None] | None) -> None:
+    """Reads a source for its digests and size alone. Raises DigestMismatchError."""
+    names = [d.partition(":")[0] for d in (wanted.digest, *wanted.aliases) if d is not None]
+    wanted.algorithms = tuple(dict.fromkeys(names))
+    intake = Intake(reader_of(source), wanted, progress)
+    buffers = [memoryview(bytearray(READ)) for _ in range(2)]
+    busy: list[Future[None] | None] = [None, None]
+    with intake.hashes:
+        turn = 0
+        while not intake.ended:
+            waiting = busy[turn]
+            if waiting is not None:
+                waiting.result()
+            got = intake.fill(buffers[turn])
+            busy[turn] = intake.hashes.feed(buffers[turn][:got])
+            turn = 1 - turn
+        intake.finish()
+
+
 def _row(intake: Intake, wanted: Wanted) -> BlobRow:
     digests = intake.finish()
     digest = wanted.digest if wanted.digest is not None else digests["sha256"]
@@ -320,6 +339,7 @@ def _plain(op: Operation, intake: Intake, first: memoryview, got: int, wanted: W
         intake.hashes.feed(first[:got])
         row = _row(intake, wanted)
         row.inline = bytes(first[:got])
+        _no_layer(row, wanted)
         return Staged(row)
     windows = _Windows(intake, first, got)
     content: Runs = []
@@ -345,7 +365,17 @@ def _plain(op: Operation, intake: Intake, first: memoryview, got: int, wanted: W
         windows.turn(at)
     row = _row(intake, wanted)
     row.plain = op.sink.stream(content, intake.size)
+    _no_layer(row, wanted)
     return Staged(row, [*content, *row.plain.outer])
+
+
+def _no_layer(row: BlobRow, wanted: Wanted) -> None:
+    """What came as a layer and is neither a tar nor compressed does not decode."""
+    if wanted.layer:
+        row.inspected = True
+        row.problem = "the layer does not decode: it is neither a tar nor gzip nor zstd data"
+        if wanted.strict:
+            raise InvalidInputError(row.problem, digest=row.digest, offset=0)
 
 
 def _raw(

@@ -121,7 +121,8 @@ def header_size(start: bytes) -> int | None:
     _, _, _, _, chunks, runs, raw, payload = _HEAD.unpack_from(start)
     if not 0 < runs <= chunks <= MAX_CHUNKS or raw > MAX_RAW or payload > MAX_RAW:
         return None
-    return ids_offset(chunks, runs) + 32 * chunks + 2 * _CHECK
+    size: int = ids_offset(chunks, runs) + 32 * chunks + 2 * _CHECK
+    return size
 
 
 def parse(secret: bytes, head: bytes) -> Header | None:

@@ -220,7 +220,7 @@ class Rounds:
     def order(self, keys: list[bytes]) -> list[bytes]:
         """Oldest checked first; never checked before all."""
         with self._storage.index.read() as snapshot:
-            last = {k: snapshot.meta(b"checked:" + k, 0) for k in keys}
+            last = {k: snapshot.meta(graph.CHECKED + k, 0) for k in keys}
         return sorted(keys, key=lambda k: (last[k], k))
 
     def done(self, key: bytes) -> None:
@@ -236,7 +236,7 @@ class Rounds:
 
         def work(tx: Write) -> None:
             for key in done:
-                tx.set_meta(b"checked:" + key, self.number)
+                tx.set_meta(graph.CHECKED + key, self.number)
 
         self._storage.index.update(work)
 
@@ -425,12 +425,12 @@ def record(
         for serial, (row, reason, numbers) in hit.items():
             if tx.get(Table.BLOBS, serial_key(serial)) is None:
                 continue
-            value = {
+            why = {
                 "reason": reason,
                 "numbers": numbers,
                 "raw": row.raw is not None and row.raw in found.raws,
             }
-            tx.put(Table.DAMAGE, b"b" + serial_key(serial), dump(value))
+            tx.put(Table.DAMAGE, b"b" + serial_key(serial), dump(why))
 
     if hit or found.numbers or (everything and before):
         storage.index.update(work)

@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable
 
 from ..core.runs import RunArray
-from ..digest import to_key
 from ..errors import BusyError, CorruptError, StoreFullError
 from ..values import GCReport, Progress, ProgressCallback
 from . import blocks, compact, graph, placing, reclaim, reserve, sessions, uploads
 from .condemned import Condemned, CondemnedFiles
+from .graph import remove_blob
 from .index import Snapshot, Table, Write
 from .journal import HEADER_SIZE
 from .leases import drop, expired, of_older_boot, restart
@@ -284,20 +284,7 @@ class _Run:
             value = tx.get(Table.BLOBS, key)
             if serial in marker.seen or value is None:
                 continue
-            row = BlobRow.parse(value)
-            for edge in graph.edges_of(tx, serial):
-                if edge.kind == "subject":
-                    tx.delete(Table.SUBJECTS, to_key(edge.digest) + key)
-            for digest in row.digests:
-                if tx.get(Table.DIGESTS, to_key(digest)) == key:
-                    tx.delete(Table.DIGESTS, to_key(digest))
-            if row.diff_id is not None:
-                tx.delete(Table.LAYERS, to_key(row.diff_id) + key)
-            if row.raw is not None:
-                tx.delete(Table.RAWS, serial_key(row.raw))
-            tx.delete(Table.EDGES, key)
-            tx.delete(Table.DAMAGE, b"b" + key)
-            tx.delete(Table.BLOBS, key)
+            remove_blob(tx, serial, BlobRow.parse(value))
             gone += 1
         if gone:
             self._fence(tx)

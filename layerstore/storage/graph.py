@@ -12,8 +12,11 @@ from collections.abc import Iterable, Iterator
 from ..digest import to_key
 from ..errors import CorruptError
 from ..values import Edge
-from .index import Snapshot, Table
+from .index import Snapshot, Table, Write
 from .rows import SERIAL_SIZE, BlobRow, dump, serial_key, to_number
+
+CHECKED = b"checked:"
+"""META rows that say when a check last looked at a pack, a raw file, a blob."""
 
 
 def serial_of(snapshot: Snapshot, digest: str) -> int | None:
@@ -90,3 +93,23 @@ def closure(
         new.add(serial)
         todo.extend(n for n in neighbours(snapshot, serial, strict=strict) if n not in known)
     return new
+
+
+def remove_blob(tx: Write, serial: int, row: BlobRow) -> None:
+    """Deletes every row of a blob but those of leases that hold it."""
+    key = serial_key(serial)
+    for edge in edges_of(tx, serial):
+        if edge.kind == "subject":
+            tx.delete(Table.SUBJECTS, to_key(edge.digest) + key)
+    for digest in row.digests:
+        if tx.get(Table.DIGESTS, to_key(digest)) == key:
+            tx.delete(Table.DIGESTS, to_key(digest))
+    if row.diff_id is not None:
+        tx.delete(Table.LAYERS, to_key(row.diff_id) + key)
+    if row.raw is not None:
+        tx.delete(Table.RAWS, serial_key(row.raw))
+        tx.delete(Table.META, CHECKED + b"r" + serial_key(row.raw))
+    tx.delete(Table.EDGES, key)
+    tx.delete(Table.DAMAGE, b"b" + key)
+    tx.delete(Table.META, CHECKED + b"b" + key)
+    tx.delete(Table.BLOBS, key)

@@ -60,7 +60,18 @@ UNLOGGED = frozenset((Table.CHUNKS, Table.FILES, Table.BLOCKS))
 # No checksum per row: see above.
 UNSEALED = frozenset((Table.CHUNKS,))
 # A row lost here could make gc delete something that is alive.
-COUNTED = (Table.BLOBS, Table.DIGESTS, Table.REFS, Table.EDGES, Table.LEASES, Table.HOLDS)
+COUNTED = (
+    Table.BLOCKS,
+    Table.PACKS,
+    Table.BLOBS,
+    Table.DIGESTS,
+    Table.REFS,
+    Table.EDGES,
+    Table.SUBJECTS,
+    Table.LEASES,
+    Table.HOLDS,
+    Table.RAWS,
+)
 SEAL = 8
 MAX_KEYS = 16_384  # keys one transaction may touch (rule 12); callers slice
 
@@ -395,7 +406,12 @@ class Index:
         self._key = (there.st_dev, there.st_ino)
         with _Environment.guard:
             shared = _Environment.registry.get(self._key)
-            if shared is None or shared.pid != os.getpid():
+            if shared is not None and shared.pid != os.getpid():
+                # Inherited by a fork: LMDB's close lets the parent's reader slots alone, and POSIX
+                # locks are not inherited.
+                shared.env.close()
+                shared = None
+            if shared is None:
                 shared = _Environment(path, readonly, map_size)
                 _Environment.registry[self._key] = shared
             if shared.readonly and not readonly:
@@ -416,11 +432,9 @@ class Index:
     def _open_tables(self, shared: _Environment) -> None:
         try:
             if self.readonly:
-                with shared.env.begin() as txn:
-                    opened = {
-                        t: shared.env.open_db(t.name.lower().encode(), txn=txn, create=False)
-                        for t in Table
-                    }
+                opened = {
+                    t: shared.env.open_db(t.name.lower().encode(), create=False) for t in Table
+                }
                 shared.tables.update(opened)
                 return
             with self._gate():

@@ -231,6 +231,15 @@ class Journal:
         finally:
             os.close(fd)
 
+    def follows(self, number: int, sequence: int, previous: bytes) -> bool:
+        """Whether a file's first record comes right behind the given one."""
+        fd = os.open(self.path(number), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            first = read_record(fd, self._secret, HEADER_SIZE, previous)
+            return first is not None and first.sequence == sequence + 1
+        finally:
+            os.close(fd)
+
     def write_checkpoint(self, number: int, sequence: int, rows: Iterable[Change]) -> None:
         """A synced file with every row, all state up to `sequence`; the last record is empty."""
         path = self.checkpoint_path(number)

@@ -87,7 +87,7 @@ class Operation:
 
     @property
     def epoch(self) -> int:
-        return self.storage.session.epoch(self._token)
+        return int(self.storage.session.epoch(self._token))
 
     def renew(self, sequence: int) -> None:
         """Moves the epoch to a snapshot in which what is still needed was seen live (rule 3)."""
@@ -392,6 +392,13 @@ def visible(
     if row is None:
         raise CorruptError(f"digest {digest} names blob {serial}, which has no row", digest=digest)
     return serial, row
+
+
+def present(snapshot: Snapshot, digest: str) -> tuple[int, BlobRow] | None:
+    """A blob by digest, condemned or not: for an operation that found it before."""
+    serial = graph.serial_of(snapshot, digest)
+    row = None if serial is None else graph.blob_row(snapshot, serial)
+    return None if serial is None or row is None else (serial, row)
 
 
 def read_ref(name: str, value: bytes) -> Ref:

@@ -20,6 +20,7 @@ from ..core.hashing import blake3
 from ..errors import CorruptError
 from .blocks import MAGIC as BLOCK_MAGIC
 from .blocks import header_size
+from .blocks import parse as parse_block
 from .disk import BEHIND, Disk, start_writeback
 from .index import Index, Table, Write
 from .locks import FileLock
@@ -178,7 +179,7 @@ class PackWriter:
         rows: dict[int, tuple[int, int, int]] = {b[0]: b for b in held.blocks}
         at = HEADER_SIZE
         while at < held.start:
-            found = _block_at(self._packs, held.number, at)
+            found = _block_at(self._packs, self._secret, held.number, at)
             if found is None:
                 # A punched hole: the table lists what can be found from here on by the scan.
                 at = next_block(held.fd, at + 1, held.start)
@@ -276,14 +277,11 @@ class _Held:
         return self.lock.fd
 
 
-def _block_at(packs: Packs, number: int, offset: int) -> tuple[int, int] | None:
+def _block_at(packs: Packs, secret: bytes, number: int, offset: int) -> tuple[int, int] | None:
     """`(length, first number)` of the block whose header begins at `offset`."""
-    start = packs.read(number, offset, 24 + 8)
-    size = header_size(start)
-    if size is None:
-        return None
-    payload = int.from_bytes(start[20:24], "little")
-    return size + payload, int.from_bytes(start[24:32], "little")
+    size = header_size(packs.read(number, offset, 24))
+    head = None if size is None else parse_block(secret, packs.read(number, offset, size))
+    return None if head is None else (head.size + head.payload, head.runs[0][0])
 
 
 def next_block(fd: int, offset: int, end: int) -> int:

@@ -13,7 +13,6 @@ import shutil
 import time
 
 from ..core.hashing import blake3
-from ..digest import to_key
 from ..errors import CorruptError
 from ..values import CheckReport, Damage
 from . import blocks, graph, placing
@@ -21,8 +20,9 @@ from .check import Findings, affected, record, refs_to
 from .disk import Disk
 from .index import MAX_KEYS, UNLOGGED, Index, Table, Write
 from .journal import GENESIS, HEADER_SIZE, Change, Journal, Position
+from .leases import held_serials
 from .locks import FileLock, Gate
-from .mark import blob_runs
+from .mark import blob_runs, live_leases
 from .packs import HEADER_SIZE as PACK_HEADER
 from .packs import Packs, next_block
 from .rows import ID_KEY, PackRow, Place, number_key, pack_key, serial_key, to_number
@@ -84,7 +84,7 @@ def replay(journal: Journal) -> tuple[dict[tuple[int, bytes], bytes], Position]:
     for i, number in enumerate(files):
         offset = HEADER_SIZE
         for j, record_ in enumerate(journal.records(number)):
-            if j == 0 and i > 0 and record_.sequence != sequence + 1:
+            if j == 0 and i > 0 and not journal.follows(number, sequence, previous):
                 raise CorruptError(
                     f"{journal.path(number)} does not follow the file before it",
                     where=journal.path(number),
@@ -272,17 +272,22 @@ def _settle(path: str, started: float, checked: int, timeout: float | None) -> C
                 except CorruptError as e:
                     found.blobs[serial] = e.message
         refs = refs_to(storage, set(found.blobs))
-        loose = [s for s, names in refs.items() if not names]
+        with storage.index.read() as snapshot:
+            needed: set[int] = set()
+            for lease in live_leases(storage, snapshot):
+                needed |= graph.closure(snapshot, held_serials(snapshot, lease))
+        loose = [s for s, names in refs.items() if not names and s not in needed]
 
         def drop(tx: Write) -> None:
+            held: dict[bytes, list[bytes]] = {}
+            for key, _ in tx.items(Table.HOLDS):
+                held.setdefault(key[8:], []).append(key)
             for serial in loose:
                 row = graph.blob_row(tx, serial)
-                key = serial_key(serial)
-                tx.delete(Table.BLOBS, key)
-                tx.delete(Table.EDGES, key)
-                for digest in row.digests if row is not None else ():
-                    if tx.get(Table.DIGESTS, to_key(digest)) == key:
-                        tx.delete(Table.DIGESTS, to_key(digest))
+                if row is not None:
+                    graph.remove_blob(tx, serial, row)
+                for key in held.get(serial_key(serial), ()):
+                    tx.delete(Table.HOLDS, key)
 
         if loose:
             storage.index.update(drop)

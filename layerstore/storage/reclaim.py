@@ -13,6 +13,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from .graph import CHECKED
 from .index import Table, Write
 from .locks import FileLock
 from .mark import all_places
@@ -86,6 +87,7 @@ def _reclaim_locked(storage: Storage, locked: dict[int, FileLock]) -> int:
         def drop(tx: Write) -> None:
             for number in empty:
                 tx.delete(Table.PACKS, pack_key(number))
+                tx.delete(Table.META, CHECKED + b"p" + pack_key(number))
 
         storage.index.update(drop)
     freed = 0

@@ -97,8 +97,15 @@ class Format:
 
 
 def exists(path: str) -> bool:
-    """Whether a store lies there."""
-    return os.path.exists(os.path.join(path, "FORMAT"))
+    """Whether a store lies there. Raises PermissionDeniedError where that may not be seen."""
+    where = os.path.join(path, "FORMAT")
+    try:
+        os.stat(where)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError as e:
+        raise PermissionDeniedError(f"you may not look into {path}", path=path) from e
+    return True
 
 
 class Storage:

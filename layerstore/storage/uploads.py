@@ -36,6 +36,7 @@ class Upload:
             raise NotFoundError(f"no upload {upload_id}")
         lease = bytes.fromhex(upload_id)
         if new:
+            storage.disk.sync_dir(os.path.dirname(self._lock.path))
             storage.index.update(lambda tx: leases.create(tx, lease, TTL))
         elif not storage.index.update(lambda tx: leases.touch(tx, lease)):
             self.close()
@@ -71,6 +72,11 @@ class Upload:
         self._storage.index.update(lambda tx: leases.drop(tx, lease))
 
 
+def is_id(text: str) -> bool:
+    """Whether a text is an upload's id: 16 hex digits."""
+    return len(text) == 16 and all(c in "0123456789abcdef" for c in text)
+
+
 def path_of(storage: Storage, upload_id: str) -> str:
     return os.path.join(storage.path, "uploads", upload_id)
 
@@ -83,7 +89,7 @@ def begin(storage: Storage) -> Upload:
 
 def resume(storage: Storage, upload_id: str) -> Upload:
     """One that was begun before. Raises NotFoundError, BusyError."""
-    if len(upload_id) != 16 or any(c not in "0123456789abcdef" for c in upload_id):
+    if not is_id(upload_id):
         raise NotFoundError(f"no upload {upload_id!r}")
     return Upload(storage, upload_id, new=False)
 
@@ -95,6 +101,8 @@ def reclaim(storage: Storage) -> int:
         return 0
     freed = 0
     for name in os.listdir(folder):
+        if not is_id(name):
+            continue
         lock = FileLock(os.path.join(folder, name))
         if not lock.try_acquire(create=False):
             continue

@@ -22,7 +22,9 @@ TABLES = (
     "meta", "chunks", "files", "blocks", "packs", "blobs", "digests", "layers", "refs", "edges",
     "subjects", "leases", "holds", "raws", "damage", "revived",
 )  # fmt: skip
-SUMMED = ("blobs", "digests", "refs", "edges", "leases", "holds")
+SUMMED = (
+    "blocks", "packs", "blobs", "digests", "refs", "edges", "subjects", "leases", "holds", "raws",
+)  # fmt: skip
 UNLOGGED = ("chunks", "files", "blocks")
 ALGORITHMS = {1: "sha256", 2: "sha512", 3: "blake3"}
 PIECE = 262_144
