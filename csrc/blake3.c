@@ -148,8 +148,8 @@ static void hash_chunks(const ls_b3_path *path, const uint32_t key[8], uint32_t 
         path->lanes(&job, out);
         out += n * LS_BLAKE3_LEN;
         if (share) {
-            path->block(job.tapped, padded + tap * LS_B3_BLOCK, (uint32_t)(rest - tap * LS_B3_BLOCK),
-                        counter, flags | LS_B3_CHUNK_END);
+            path->block(job.tapped, padded + tap * LS_B3_BLOCK,
+                        (uint32_t)(rest - tap * LS_B3_BLOCK), counter, flags | LS_B3_CHUNK_END);
             store_cv(out, job.tapped);
             return;
         }
@@ -202,7 +202,9 @@ static void hash_flat(const ls_b3_path *path, const uint32_t key[8], uint32_t fl
 
 /* ---- streamed ------------------------------------------------------------------------------ */
 
-size_t ls_blake3_sizeof(void) { return sizeof(ls_blake3); }
+size_t ls_blake3_sizeof(void) {
+    return sizeof(ls_blake3);
+}
 
 static void begin_chunk(ls_blake3 *h) {
     memcpy(h->cv, h->key, sizeof h->cv);

@@ -24,12 +24,17 @@
 #define LS_B3_ROOT 8u
 #define LS_B3_KEYED 16u
 
+#if !defined(LS_PORTABLE_ONLY) && defined(__x86_64__) && defined(__GNUC__)
+#define LS_B3_X86 1
+#elif !defined(LS_PORTABLE_ONLY) && defined(__aarch64__) && defined(__ARM_NEON) &&                 \
+    defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define LS_B3_NEON 1
+#endif
+
 /* The initial values: those of SHA-256 (paper, table 1). */
 #define LS_B3_IV                                                                                   \
-    {                                                                                              \
-        0x6a09e667u, 0xbb67ae85u, 0x3c6ef372u, 0xa54ff53au, 0x510e527fu, 0x9b05688cu, 0x1f83d9abu, \
-            0x5be0cd19u                                                                            \
-    }
+    {0x6a09e667u, 0xbb67ae85u, 0x3c6ef372u, 0xa54ff53au,                                           \
+     0x510e527fu, 0x9b05688cu, 0x1f83d9abu, 0x5be0cd19u}
 
 /* Which message word goes where in each of the seven rounds: row 0 is the identity, each further row
  * is the one before through the permutation of table 2. Constant, so that unrolled rounds use it at

@@ -3,7 +3,9 @@
  * The reference that the other paths are tested against, and what runs where they do not. */
 #include "blake3_impl.h"
 
-static inline uint32_t rotate(uint32_t x, unsigned n) { return x >> n | x << (32 - n); }
+static inline uint32_t rotate(uint32_t x, unsigned n) {
+    return x >> n | x << (32 - n);
+}
 
 #define MIX(a, b, c, d, x, y)                                                                      \
     do {                                                                                           \

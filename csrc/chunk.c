@@ -91,7 +91,9 @@ static const uint64_t gear[256] = {
 };
 // clang-format on
 
-static uint64_t roll(uint64_t h, uint8_t byte) { return (h << 1) + gear[byte]; }
+static uint64_t roll(uint64_t h, uint8_t byte) {
+    return (h << 1) + gear[byte];
+}
 
 /* The hash at the position before `p`: of what the window holds but for its next byte. */
 static uint64_t run_up(const uint8_t *p) {

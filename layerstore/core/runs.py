@@ -130,7 +130,9 @@ def decode_array(data: Buffer) -> RunArray:
     code = lib.ls_runs_decode(source, len(source), True, runs, n, used, prev, err)
     if code != lib.LS_OK:
         reason = ffi.string(err.reason).decode()
-        raise InvalidInputError(f"{reason} (at byte {err.offset})", offset=err.offset, reason=reason)
+        raise InvalidInputError(
+            f"{reason} (at byte {err.offset})", offset=err.offset, reason=reason
+        )
     if used[0] != len(source):
         # Room was for all runs that fit into the bytes, so one byte is left: half a run.
         reason = "chunk list ends inside a number"
