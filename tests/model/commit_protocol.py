@@ -132,13 +132,13 @@ def _row(db: Database, who: int, value: bool) -> tuple[bool, ...]:
     return tuple(value if i == who else h for i, h in enumerate(db.held))
 
 
+def _may_revive(db: Database, actor: Actor, rules: Rules) -> bool:
+    return "revive" in rules and ("anyone_revives" in rules or actor.E < db.T)
+
+
 def _named(db: Database, actor: Actor, rules: Rules) -> bool:
     """Whether the blob is un-condemned after this actor's commit has named it."""
-    if not hidden(db):
-        return db.revived
-    if "revive" not in rules:
-        return False
-    return "anyone_revives" in rules or actor.E < db.T
+    return db.revived or (hidden(db) and _may_revive(db, actor, rules))
 
 
 # ---- the steps of an operation -------------------------------------------------------------------
@@ -169,10 +169,9 @@ def publish_epoch(w: World, who: int, rules: Rules) -> Outcome:
 
 
 def _looked(w: World, who: int, rules: Rules, step: str, **changes: object) -> World:
-    """After the first look: without `publish_first` the epoch is published only now."""
-    if "publish_first" not in rules and w.actors[who].E == IDLE and step != "withdraw_epoch":
-        if w.actors[who].program == "reader":
-            return _act(w, who, step="publish_epoch", **changes)
+    """After the first look: without `publish_first` a reader's epoch is published only now."""
+    if "publish_first" not in rules and w.actors[who].program == "reader":
+        step = "publish_epoch"
     return _act(w, who, step=step, **changes)
 
 
@@ -210,9 +209,9 @@ def _then(w: World, who: int) -> str:
 def revive(w: World, who: int, rules: Rules) -> Outcome:
     """A blob that is condemned and still there is un-condemned and held; else its content is put."""
     db, actor = w.db, w.actors[who]
-    if db.blob == 0 or not _named(db, actor, rules):
+    if db.blob == 0 or (hidden(db) and not _may_revive(db, actor, rules)):
         return _act(w, who, step="lookup_chunk")
-    db = _commit(db, held=_row(db, who, True), revived=True)
+    db = _commit(db, held=_row(db, who, True), revived=_named(db, actor, rules))
     return _answer(w._replace(db=db), who, rules)
 
 
