@@ -155,8 +155,8 @@ class Body(io.RawIOBase):
         return True
 
     def peek(self, size: int) -> bytes:
-        """The first bytes, which the next read gives again. Only before the first read."""
-        out = bytearray()
+        """The first bytes (fewer at the end), which the next read gives again."""
+        out = bytearray(self._peeked)
         while len(out) < size and self.left:
             piece = self._stream.read(min(size - len(out), self.left))
             if not piece:
@@ -164,7 +164,7 @@ class Body(io.RawIOBase):
             self.left -= len(piece)
             out += piece
         self._peeked = memoryview(bytes(out))
-        return bytes(out)
+        return bytes(out[:size])
 
     def readinto(self, buffer: object) -> int:
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
