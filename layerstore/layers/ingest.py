@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from queue import Queue
+from queue import SimpleQueue
 from threading import Thread
 from typing import Protocol, cast
 
@@ -420,7 +420,9 @@ class _Look:
     def __init__(self, wanted: Wanted, kind: str) -> None:
         self._wanted = wanted
         self._kind = kind
-        self._queue: Queue[tuple[memoryview, Future[None]] | None] = Queue(4)
+        # Bounded by the two buffers of its feeder. Not a `Queue`: an interrupt in the middle of its
+        # `notify` loses a wake-up for good.
+        self._queue: SimpleQueue[tuple[memoryview, Future[None]] | None] = SimpleQueue()
         self._error: LayerstoreError | None = None
         self._crash: Exception | None = None
         self._digest = ""
@@ -491,6 +493,6 @@ class _Look:
 
     def close(self) -> None:
         if not self._closed:
-            self._closed = True
             self._queue.put(None)
+            self._closed = True
             self._thread.join()

@@ -13,7 +13,7 @@ import shutil
 import time
 
 from ..core.hashing import blake3
-from ..errors import CorruptError
+from ..errors import CorruptError, NotFoundError
 from ..values import CheckReport, Damage
 from . import blocks, graph, placing
 from .check import Findings, affected, record, refs_to
@@ -26,7 +26,7 @@ from .mark import blob_runs, live_leases
 from .packs import HEADER_SIZE as PACK_HEADER
 from .packs import Packs, next_block
 from .rows import ID_KEY, PackRow, Place, number_key, pack_key, serial_key, to_number
-from .storage import Format, Storage
+from .storage import Format, Storage, exists
 
 
 def rebuild(path: str, *, timeout: float | None = None) -> CheckReport:
@@ -34,6 +34,8 @@ def rebuild(path: str, *, timeout: float | None = None) -> CheckReport:
     started = time.monotonic()
     path = os.path.abspath(path)
     disk = Disk()
+    if not exists(path):
+        raise NotFoundError(f"no store at {path}", path=path)
     with open(os.path.join(path, "FORMAT"), "rb") as f:
         made = Format.parse(f.read(65536), os.path.join(path, "FORMAT"))
     lock = FileLock(os.path.join(path, "lock"))
