@@ -11,7 +11,6 @@
 
 #define TILE 256     /* chunks: 256 KiB, so that every chunk of a store goes the flat way */
 #define MAX_DEPTH 56 /* 2^54 chunks are 2^64 bytes; two more, as merging is late */
-#define MIN_TAP 3    /* whole blocks: below, a chunk that is not whole is faster on its own */
 
 struct ls_blake3 {
     const ls_b3_path *path;
@@ -113,7 +112,8 @@ static void hash_chunks(const ls_b3_path *path, const uint32_t key[8], uint32_t 
         size_t whole = size / LS_B3_CHUNK, rest = size % LS_B3_CHUNK;
         size_t tap = rest ? (rest - 1) / LS_B3_BLOCK : 0, n = whole;
         uint8_t padded[LS_B3_CHUNK];
-        int share = whole && whole < path->max_lanes && tap >= MIN_TAP;
+        size_t need = whole < path->max_lanes ? path->min_tap[whole] : 0;
+        int share = need && tap >= need;
         if (n > path->max_lanes)
             n = path->max_lanes;
         if (n < 2 && !share) {

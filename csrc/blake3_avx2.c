@@ -113,7 +113,7 @@ static void any(ls_b3_job *job, uint8_t *out) {
         eight(job, out);
 }
 
-const ls_b3_path ls_b3_avx2 = {one_block, many_blocks, any, 8};
+const ls_b3_path ls_b3_avx2 = {one_block, many_blocks, any, 8, {0, 0, 2, 2, 2, 2, 2, 2}};
 #else
 typedef int ls_b3_no_avx2; /* C11 wants something in every file */
 #endif

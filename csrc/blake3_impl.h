@@ -85,7 +85,10 @@ typedef struct ls_b3_path {
                    uint32_t first);
     /* Runs a job; 32 bytes for each input go to `out`. */
     void (*lanes)(ls_b3_job *job, uint8_t *out);
-    size_t max_lanes; /* 1: no taps */
+    size_t max_lanes;
+    /* How many whole blocks a chunk that is not whole needs to have to go along with `i` whole ones,
+     * instead of alone behind them; 0: never. Measured: high where one more takes a wider vector. */
+    uint8_t min_tap[LS_B3_MAX_LANES];
 } ls_b3_path;
 
 extern const ls_b3_path ls_b3_portable;

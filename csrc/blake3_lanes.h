@@ -22,6 +22,16 @@
         d = ZIP_HI64(ab_hi, cd_hi);                                                                \
     } while (0)
 
+/* Words i to i + 3 of the block of each lane. Not a loop: gcc would keep one, and m in memory. */
+#define LS_WORDS(i)                                                                                \
+    do {                                                                                           \
+        m[i] = QUADS(in, at + 4 * (i));                                                            \
+        m[i + 1] = QUADS(in + 1, at + 4 * (i));                                                    \
+        m[i + 2] = QUADS(in + 2, at + 4 * (i));                                                    \
+        m[i + 3] = QUADS(in + 3, at + 4 * (i));                                                    \
+        LS_SQUARE(m[i], m[i + 1], m[i + 2], m[i + 3]);                                             \
+    } while (0)
+
 /* Half of four Gs, step by step: each G alone would wait for its own results. */
 #define LS_STEP(a, b, c, d, x, ROT_D, ROT_B)                                                       \
     do {                                                                                           \
@@ -70,12 +80,10 @@ LS_TARGET static void LS_LANES(ls_b3_job *job, uint8_t *out) {
         size_t at = block * LS_B3_BLOCK;
         uint32_t flags = job->flags | (block ? 0 : job->first);
         flags |= block + 1 == job->blocks ? job->last : 0;
-        for (size_t i = 0; i < 16; i++)
-            m[i] = QUADS(in + i % 4, at + i / 4 * 16);
-        LS_SQUARE(m[0], m[1], m[2], m[3]);
-        LS_SQUARE(m[4], m[5], m[6], m[7]);
-        LS_SQUARE(m[8], m[9], m[10], m[11]);
-        LS_SQUARE(m[12], m[13], m[14], m[15]);
+        LS_WORDS(0);
+        LS_WORDS(4);
+        LS_WORDS(8);
+        LS_WORDS(12);
         for (size_t i = 0; i < 8; i++)
             v[i] = h[i];
         for (size_t i = 0; i < 4; i++)
@@ -116,6 +124,7 @@ LS_TARGET static void LS_LANES(ls_b3_job *job, uint8_t *out) {
 }
 
 #undef LS_SQUARE
+#undef LS_WORDS
 #undef LS_STEP
 #undef LS_COLUMNS
 #undef LS_DIAGONALS

@@ -42,7 +42,7 @@ static void many_blocks(uint32_t cv[8], const uint8_t *in, size_t n, uint64_t co
     ls_b3_portable.blocks(cv, in, n, counter, flags, first);
 }
 
-const ls_b3_path ls_b3_neon = {one_block, many_blocks, four, 4};
+const ls_b3_path ls_b3_neon = {one_block, many_blocks, four, 4, {0, 8, 2, 2}};
 #else
 typedef int ls_b3_no_neon; /* C11 wants something in every file */
 #endif

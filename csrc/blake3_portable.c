@@ -82,7 +82,7 @@ static void one_lane(ls_b3_job *job, uint8_t *out) {
         ls_b3_store(out + 4 * i, cv[i]);
 }
 
-const ls_b3_path ls_b3_portable = {one_block, many_blocks, one_lane, 1};
+const ls_b3_path ls_b3_portable = {one_block, many_blocks, one_lane, 1, {0}};
 
 void ls_b3_output(const uint32_t cv[8], const uint8_t *in, uint32_t length, uint64_t counter,
                   uint32_t flags, uint8_t out[64]) {

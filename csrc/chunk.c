@@ -103,42 +103,36 @@ static uint64_t run_up(const uint8_t *p) {
     return h;
 }
 
-/* The first position in [at, end) whose hash is below `bound`, or `end`; at least WINDOW - 1 bytes
- * lie before `at`. `*hash` is the hash before `at`. */
-static size_t scan(const uint8_t *data, size_t at, size_t end, uint64_t bound, uint64_t *hash) {
-    uint64_t h = *hash;
+/* The first position in [at, end) whose hash is below `bound`, or `end`; `h` is the hash before it. */
+static size_t scan(const uint8_t *data, size_t at, size_t end, uint64_t bound, uint64_t h) {
     for (; at < end; at++) {
         h = roll(h, data[at]);
         if (h < bound)
             break;
     }
-    *hash = h;
     return at;
 }
 
+/* The same without a hash to begin with; at least WINDOW - 1 bytes lie before `at`. */
 static size_t find_cut(const uint8_t *data, size_t at, size_t end, uint64_t bound) {
     uint64_t h = run_up(data + at);
     while (end - at >= STREAMS * STRETCH) {
         const uint8_t *p = data + at;
         uint64_t h1 = run_up(p + STRETCH), h2 = run_up(p + 2 * STRETCH),
                  h3 = run_up(p + 3 * STRETCH);
-        uint64_t before = h;
-        size_t i = 0;
-        for (; i < STRETCH; i++) {
-            before = h;
+        for (size_t i = 0; i < STRETCH; i++) {
             h = roll(h, p[i]);
             h1 = roll(h1, p[i + STRETCH]);
             h2 = roll(h2, p[i + 2 * STRETCH]);
             h3 = roll(h3, p[i + 3 * STRETCH]);
             if (h < bound || h1 < bound || h2 < bound || h3 < bound)
-                break;
+                /* A cut is near, but the first one counts: byte by byte from here. */
+                return scan(data, at + i, at + STREAMS * STRETCH, bound, run_up(p + i));
         }
-        if (i < STRETCH) /* a cut is near, and the first one counts: one by one from here */
-            return scan(data, at + i, at + STREAMS * STRETCH, bound, &before);
         h = h3;
         at += STREAMS * STRETCH;
     }
-    return scan(data, at, end, bound, &h);
+    return scan(data, at, end, bound, h);
 }
 
 size_t ls_chunk_next(const uint8_t *data, size_t size, int final) {
