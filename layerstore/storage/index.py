@@ -123,7 +123,7 @@ class _Environment:
                     map_size=sizes[at],
                     max_dbs=len(Table) + 2,
                     max_readers=1024,
-                    max_spare_txns=8,
+                    max_spare_txns=0,
                     readonly=readonly,
                     lock=not readonly or os.access(os.path.join(path, "lock.mdb"), os.W_OK),
                     mode=0o600,
@@ -154,6 +154,18 @@ class _Environment:
                 if time.monotonic() >= deadline or "No such file" in text or "denied" in text:
                     raise
                 time.sleep(0.02)
+
+    def abandon(self) -> None:
+        """In a forked child: closes what it inherited, so that it can open the index itself. LMDB lets
+        the parent's reader slots alone then, except those of transactions that the child would abort:
+        so none may run at the fork, and none are kept for later."""
+        if self._active:
+            raise LayerstoreError(
+                f"this process was forked while {self.path} was being read or written: "
+                "start it anew (spawn, exec) to use the store",
+                path=self.path,
+            )
+        self.env.close()
 
     def _check_length(self, path: str) -> None:
         need = (self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"]
@@ -407,9 +419,7 @@ class Index:
         with _Environment.guard:
             shared = _Environment.registry.get(self._key)
             if shared is not None and shared.pid != os.getpid():
-                # Inherited by a fork: LMDB's close lets the parent's reader slots alone, and POSIX
-                # locks are not inherited.
-                shared.env.close()
+                shared.abandon()
                 shared = None
             if shared is None:
                 shared = _Environment(path, readonly, map_size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from layerstore.storage.rebuild import rebuild
 from layerstore.storage.storage import open_storage
 
 CALLS = (
-    "open", "write_at", "writev_at", "note", "sync", "sync_dir", "rename", "unlink", "truncate", "mkdir",
-    "allocate", "punch",
+    "open", "write_at", "writev_at", "note", "sync", "sync_dir", "rename", "unlink", "truncate",
+    "mkdir", "allocate", "punch",
 )  # fmt: skip
 FILES = {f"f{i}": stores.words(i, 9_000) for i in range(12)}
 TAR = stores.tar_of(FILES)
@@ -145,18 +146,18 @@ def _count(path: str) -> int:
     return disk.count
 
 
-def test_the_work_itself(tmp_path: Path) -> None:
+def test_the_work_itself(fast_path: Path) -> None:
     done: dict[str, bytes | None] = {}
-    _work(str(tmp_path / "s"), Disk(), done)
+    _work(str(fast_path / "s"), Disk(), done)
     assert sorted(done) == ["inline", "plain", "tar"]
-    _verify(str(tmp_path / "s"), done)
+    _verify(str(fast_path / "s"), done)
 
 
-def _sweep(tmp_path: Path, code: int, start: int, step: int, after: Callable[[str], None]) -> None:
-    total = _count(str(tmp_path / "count"))
+def _sweep(fast_path: Path, code: int, start: int, step: int, after: Callable[[str], None]) -> None:
+    total = _count(str(fast_path / "count"))
     assert total > 80
     for at in range(1 + start, total + 1, step):
-        path = str(tmp_path / f"s{at}")
+        path = str(fast_path / f"s{at}")
         done: dict[str, bytes | None] = {}
         disk = Failing(at, code)
         with contextlib.suppress(OSError, LayerstoreError):
@@ -167,32 +168,33 @@ def _sweep(tmp_path: Path, code: int, start: int, step: int, after: Callable[[st
         except BaseException as e:
             e.add_note(f"fault at call {at} of {total}: {disk.what}")
             raise
+        shutil.rmtree(path)
 
 
 @pytest.mark.parametrize("start", [0, 1])
-def test_failed_calls(tmp_path: Path, start: int) -> None:
-    _sweep(tmp_path, errno.EIO, start, 2, lambda _: None)
+def test_failed_calls(fast_path: Path, start: int) -> None:
+    _sweep(fast_path, errno.EIO, start, 2, lambda _: None)
 
 
 @pytest.mark.parametrize("start", [0, 1])
-def test_no_space_at_any_call(tmp_path: Path, start: int) -> None:
-    _sweep(tmp_path, errno.ENOSPC, start, 2, lambda _: None)
+def test_no_space_at_any_call(fast_path: Path, start: int) -> None:
+    _sweep(fast_path, errno.ENOSPC, start, 2, lambda _: None)
 
 
-def test_rebuild_after_any_fault(tmp_path: Path) -> None:
+def test_rebuild_after_any_fault(fast_path: Path) -> None:
     def again(path: str) -> None:
         if os.path.exists(os.path.join(path, "meta", "00000001.log")) or os.listdir(
             os.path.join(path, "meta")
         ):
             assert rebuild(path).ok
 
-    _sweep(tmp_path, errno.EIO, 12, 3, again)
+    _sweep(fast_path, errno.EIO, 12, 3, again)
 
 
-def test_one_operation_after_a_fault_commits_nothing_dangling(tmp_path: Path) -> None:
+def test_one_operation_after_a_fault_commits_nothing_dangling(fast_path: Path) -> None:
     """A put that failed half-way must not lend its numbers to the next put of the operation."""
     for at in range(1, 45, 2):
-        path = str(tmp_path / f"s{at}")
+        path = str(fast_path / f"s{at}")
         open_storage(path).close()
         disk = Failing(-1, errno.ENOSPC)
         kept: list[bytes] = []
@@ -211,8 +213,8 @@ def test_one_operation_after_a_fault_commits_nothing_dangling(tmp_path: Path) ->
             stores.clean(content)
 
 
-def test_a_failed_sync_poisons_the_handle(tmp_path: Path) -> None:
-    path = str(tmp_path / "s")
+def test_a_failed_sync_poisons_the_handle(fast_path: Path) -> None:
+    path = str(fast_path / "s")
     with stores.opened(path) as content:
         stores.keep(content, "before", PLAIN)
 
