@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import mediatypes
-from ..errors import InvalidInputError, LimitError, NotFoundError
+from ..errors import (
+    CorruptError,
+    InvalidInputError,
+    LimitError,
+    NotFoundError,
+    UnsupportedError,
+)
 from ..values import Descriptor, ImageInfo, Ref
 from . import jsonio, references
 from .model import (
@@ -276,7 +282,8 @@ def diff_ids(found: Manifest, parsed: Config | None) -> list[str | None]:
 
 def describe(op: Operation, ref: Ref) -> ImageInfo:
     """Sizes, platform, and what is odd about an image: blobs that are not here, layers that do not
-    decode or do not match. `bytes` and `blobs` count what is here, each blob once."""
+    decode or do not match, documents that cannot be read. `bytes` and `blobs` count what is here, each
+    blob once."""
     sizes: dict[str, int] = {ref.digest: ref.size}
     warnings: list[str] = []
     created: str | None = None
@@ -288,7 +295,12 @@ def describe(op: Operation, ref: Ref) -> ImageInfo:
         if digest in seen:
             continue
         seen.add(digest)
-        found = document(op, digest, media_type)
+        try:
+            found = document(op, digest, media_type)
+        except (InvalidInputError, UnsupportedError, LimitError, CorruptError) as e:
+            # A listing goes on: the other images are as good as they were.
+            warnings.append(first_line(e))
+            continue
         if isinstance(found, Manifest):
             parsed = _read_config(op, found, warnings)
             for descriptor, problem in _blobs(op, found, parsed):
@@ -330,7 +342,7 @@ def _read_config(op: Operation, found: Manifest, warnings: list[str]) -> Config 
         return None
     try:
         return _config(op, found)
-    except (InvalidInputError, LimitError) as e:
+    except (InvalidInputError, LimitError, CorruptError) as e:
         warnings.append(first_line(e))
         return None
 

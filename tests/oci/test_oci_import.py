@@ -569,3 +569,16 @@ def test_an_ambiguous_digest_and_one_of_several_names(fake: FakeContent, tmp_pat
         fake.names["three:latest"] = layerstore.Ref("three:latest", twin, 1, image.media_type)
         with pytest.raises(InvalidInputError, match="beginning of 2"):
             images.find(op, image.digest[:20])
+
+
+def test_one_strange_image_does_not_hide_the_others(fake: FakeContent, tmp_path: Path) -> None:
+    make.layout(tmp_path / "in", (make.image(), make.tagged("a")))
+    run(fake, f"oci:{tmp_path}/in:a")
+    with fake.operation() as op:
+        info = op.put(b"a letter", media_type="text/plain")
+        ref = layerstore.Ref("letter:1", info.digest, info.bytes, "text/plain")
+        op.commit_refs({"letter:1": ref})
+        good, odd = (images.describe(op, one) for one in op.refs())
+    assert not good.warnings
+    assert (odd.name, odd.bytes, odd.blobs) == ("letter:1", 8, 1)
+    assert len(odd.warnings) == 1
