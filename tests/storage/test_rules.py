@@ -17,13 +17,13 @@ import pytest
 import stores
 
 from layerstore.core.hashing import blake3
-from layerstore.errors import BusyError, NotFoundError
+from layerstore.errors import BusyError, DigestMismatchError, NotFoundError
 from layerstore.storage import gc, graph, leases, placing, sessions
 from layerstore.storage.index import MAX_KEYS, Table, Write
 from layerstore.storage.leases import hold_key
 from layerstore.storage.locks import FileLock
 from layerstore.storage.mark import session_alive
-from layerstore.storage.operation import Fenced, Operation, Staged
+from layerstore.storage.operation import Fenced, Operation, Staged, visible
 from layerstore.storage.rows import BlobRow, Runs, decode_runs, to_number
 from layerstore.storage.storage import Storage
 from layerstore.values import Ref
@@ -313,6 +313,20 @@ def test_rule_05_condemned_hides_and_commits_unhide(where: str) -> None:
         assert stores.get(one, digest) == data
 
 
+def test_rule_05_also_in_a_snapshot_that_the_collector_has_overtaken(where: str) -> None:
+    """Between its begin and the look at the condemned set, a snapshot may see that set deleted."""
+    data = stores.noise(1, 50_000)
+    with stores.opened(where) as one, stores.opened(where) as two:
+        stores.keep(one, "a", data)
+        with two.storage.operation():
+            stores.untag(one, "a")
+            stores.gc(one.storage)
+        with two.storage.operation(), two.storage.index.read() as snapshot:
+            assert snapshot.get(Table.META, b"condemned") is not None
+            assert stores.gc(one.storage).removed_blobs == 1
+            assert visible(two.storage, snapshot, stores.sha256(data)) is None
+
+
 def test_rule_06_fence(where: str) -> None:
     """A lost lock never becomes a dangling reference."""
     data = stores.noise(1, 50_000)
@@ -478,6 +492,32 @@ def test_rule_09_locks(where: str) -> None:
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
+
+
+def test_rule_09_a_forked_child_keeps_no_put_waiting(where: str) -> None:
+    """The lock of a put is over with the put, also where a child that was forked meanwhile lives on."""
+    data = stores.noise(1, 50_000)
+    digest = stores.sha256(data)
+    child = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal child
+        yield data[:10_000]
+        child = os.fork()
+        if child == 0:
+            time.sleep(30)
+            os._exit(0)
+        yield data[10_000:-1] + b"!"
+
+    with stores.opened(where) as one, stores.opened(where, timeout=2.0) as two:
+        try:
+            with one.operation() as op, pytest.raises(DigestMismatchError):
+                op.put(pieces(), digest=digest)
+            with two.operation() as op:
+                assert op.put(data, digest=digest).bytes == len(data)
+        finally:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
 
 
 def test_rule_10_a_pack_has_one_writer(where: str) -> None:
