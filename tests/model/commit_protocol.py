@@ -36,7 +36,9 @@ RULES = {
     "row_goes_with_ref": "that row goes in the commit of the ref that reaches the blob, not before",
     "fence": "a commit checks that what it names still exists",
 }
-"""Every rule is a switch. `fence` matters only where locks are lost."""
+"""Every rule is a switch. `fence` matters only where locks are lost. Tried as rules and not needed: to
+withdraw E only after the commit (the fence catches what then goes wrong, at the price of putting
+again), and to spare blobs younger than S at T already (`spare_visible` saves them at the delete)."""
 
 
 class Database(NamedTuple):
