@@ -424,7 +424,8 @@ class Store:
     # ---- leases -------------------------------------------------------------------------------
 
     def lease(self, ttl: float | None = None) -> Lease:
-        """A new lease; `ttl` in seconds, None: until it is dropped. It outlives this process."""
+        """A new lease. With a `ttl` (seconds, renewed by use) it outlives this process; without one it
+        ends with this handle, if it is not dropped before."""
         return Lease(self, self._storage.create_lease(ttl))
 
     def use_lease(self, lease_id: str) -> Lease:

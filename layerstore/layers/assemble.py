@@ -48,7 +48,7 @@ class BlobFile(io.RawIOBase):
                     found = visible(storage, snapshot, digest, damaged=True)
                 else:
                     # What an operation has found stays until it ends, condemned or not.
-                    found = present(snapshot, digest)
+                    found = present(op, snapshot, digest)
             if found is None:
                 raise NotFoundError(f"no blob {digest} in the store", digest=digest)
         except BaseException:

@@ -120,7 +120,7 @@ def _digests(
             with storage.index.read() as snapshot:
                 gone = snapshot.get(Table.BLOBS, serial_key(serial)) is None
                 hidden = storage.condemned(snapshot)
-            if not gone and (hidden is None or serial not in hidden.blobs):
+            if not gone and (hidden is None or not hidden.has_blob(serial)):
                 found.blobs.setdefault(serial, e.message)
         rounds.done(key)
 

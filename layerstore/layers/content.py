@@ -21,7 +21,7 @@ from ..storage.storage import Storage
 from ..values import BlobInfo, Edge, Ref
 from .assemble import BlobFile
 from .inflate import DEFAULT_LIMIT
-from .ingest import Wanted, compare, ingest
+from .ingest import Wanted, compare, ingest, look_inside
 
 RETRIES = 5
 
@@ -170,15 +170,27 @@ class Operation:
             return None
         if edges and self.edges(digest) != tuple(edges):
             return None
-        if wanted.strict and row.problem is not None:
-            raise InvalidInputError(f"{digest}: {row.problem}", digest=digest, reason=row.problem)
         if not self.op.hold((serial,)):
             return None
-        info = _info(digest, row)
-        if wanted.diff_id is not None and row.diff_id not in (None, wanted.diff_id):
-            problem = f"the layer's diff_id is {row.diff_id}, the config says {wanted.diff_id}"
-            info = _info(digest, row, problem=problem)
-        return info
+        look = wanted.layer and (wanted.inspect or wanted.strict)
+        if look and row.raw is not None and not row.inspected:
+            self._look(digest, serial, row, wanted)
+        problem = row.problem
+        if wanted.diff_id is not None and row.diff_id is not None:
+            # Who put it before may have named another diff_id; what counts is what is named now.
+            problem = None
+            if row.diff_id != wanted.diff_id:
+                problem = f"the layer's diff_id is {row.diff_id}, the config says {wanted.diff_id}"
+        if wanted.strict and problem is not None:
+            raise InvalidInputError(f"{digest}: {problem}", digest=digest, reason=problem)
+        row.problem = problem
+        return _info(digest, row)
+
+    def _look(self, digest: str, serial: int, row: BlobRow, wanted: Wanted) -> None:
+        """The look inside that an earlier put left for later."""
+        with self.open(digest) as blob:
+            look_inside(blob.chunks(), row, wanted)
+        self.op.learn(serial, row)
 
     def _store(
         self,
@@ -287,7 +299,7 @@ def is_layer(media_type: str) -> bool:
     )
 
 
-def _info(digest: str, row: BlobRow, *, new_bytes: int = 0, problem: str | None = None) -> BlobInfo:
+def _info(digest: str, row: BlobRow, *, new_bytes: int = 0) -> BlobInfo:
     return BlobInfo(
         digest,
         row.size,
@@ -295,5 +307,5 @@ def _info(digest: str, row: BlobRow, *, new_bytes: int = 0, problem: str | None 
         row.forms,
         new_bytes=new_bytes,
         diff_id=row.diff_id,
-        problem=row.problem if problem is None else problem,
+        problem=row.problem,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from threading import Thread
 from typing import Protocol, cast
@@ -411,6 +411,24 @@ def _raw(
         if look is not None:
             look.close()
     return Staged(row, raw=raw, writer=writer)
+
+
+def look_inside(pieces: Iterable[memoryview], row: BlobRow, wanted: Wanted) -> None:
+    """Decodes a stored layer and fills in what its row lacks: diff_id and inner size, or why not."""
+    look: _Look | None = None
+    try:
+        for piece in pieces:
+            if look is None:
+                kind = compression_of(piece)
+                if kind is None:
+                    return
+                look = _Look(replace(wanted, strict=False), kind)
+            look.feed(piece).result()
+        if look is not None:
+            look.finish(row)
+    finally:
+        if look is not None:
+            look.close()
 
 
 class _Look:

@@ -12,7 +12,7 @@ import os
 import struct
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..core.hashing import blake3
 from ..errors import CorruptError
@@ -36,6 +36,9 @@ class Condemned:
         self.runs = runs
         self._firsts = [first for first, _ in runs]
 
+    def has_blob(self, serial: int) -> bool:
+        return serial in self.blobs
+
     def has_number(self, number: int) -> bool:
         at = bisect_right(self._firsts, number) - 1
         return at >= 0 and number < self.runs[at][0] + self.runs[at][1]
@@ -43,6 +46,31 @@ class Condemned:
     def overlaps(self, first: int, count: int) -> bool:
         at = bisect_right(self._firsts, first + count - 1) - 1
         return at >= 0 and first < self.runs[at][0] + self.runs[at][1]
+
+
+class Overtaken(Condemned):
+    """What is condemned, for a snapshot whose set was deleted while it was open: a blob or number that
+    the snapshot has and the index has no more was in it. Asks a young snapshot for each."""
+
+    def __init__(
+        self,
+        number: int,
+        sequence: int,
+        has_blob: Callable[[int], bool],
+        has_numbers: Callable[[int, int], bool],
+    ) -> None:
+        super().__init__(number, sequence, frozenset(), [])
+        self._has_blob = has_blob
+        self._has_numbers = has_numbers
+
+    def has_blob(self, serial: int) -> bool:
+        return not self._has_blob(serial)
+
+    def has_number(self, number: int) -> bool:
+        return not self._has_numbers(number, 1)
+
+    def overlaps(self, first: int, count: int) -> bool:
+        return not self._has_numbers(first, count)
 
 
 class CondemnedFiles:
@@ -75,13 +103,19 @@ class CondemnedFiles:
         value = snapshot.get(Table.META, KEY)
         if value is None:
             return None
-        number, sequence = _ROW.unpack(value)
+        number, sequence = self.named(value)
         with self._lock:
             if self._last is not None and self._last.number == number:
                 return self._last
             made = self._read(number, sequence)
             self._last = made
             return made
+
+    @staticmethod
+    def named(value: bytes) -> tuple[int, int]:
+        """Number and sequence of the set that a row names."""
+        number, sequence = _ROW.unpack(value)
+        return number, sequence
 
     def _read(self, number: int, sequence: int) -> Condemned:
         path = self.path(number)
@@ -125,6 +159,6 @@ def is_hidden(snapshot: Snapshot, condemned: Condemned | None, serial: int) -> b
     """Whether a blob is condemned and was not named by a commit since."""
     return (
         condemned is not None
-        and serial in condemned.blobs
+        and condemned.has_blob(serial)
         and snapshot.get(Table.REVIVED, serial_key(serial)) is None
     )

@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable
 
 from ..core.runs import RunArray
-from ..errors import BusyError, CorruptError, StoreFullError
+from ..errors import BusyError, CorruptError, StoreFullError, UnsupportedError
 from ..values import GCReport, Progress, ProgressCallback
 from . import blocks, compact, graph, placing, reclaim, reserve, sessions, uploads
 from .condemned import Condemned, CondemnedFiles
 from .graph import remove_blob
 from .index import Snapshot, Table, Write
 from .journal import HEADER_SIZE
-from .leases import drop, expired, of_older_boot, restart
+from .leases import drop, expired, of_older_boot, restart, session_of
 from .locks import FileLock
 from .mark import Marker, all_places, session_alive
 from .operation import LAST_DELETE
@@ -55,6 +55,8 @@ def collect(
     """Runs a collector; see `Store.gc`. Raises BusyError when another one runs, CorruptError (and
     deletes nothing) when the mark meets something missing."""
     storage.check_usable()
+    if storage.readonly and not dry_run:
+        raise UnsupportedError(f"the store at {storage.path} is open for reading only")
     started = time.monotonic()
     run = _Run(storage, compact.deadline(max_time), progress)
     if dry_run:
@@ -179,13 +181,17 @@ class _Run:
             over = [
                 key
                 for key, value in snapshot.items(Table.LEASES)
-                if expired(value) or (b'"session"' in value and not session_alive(storage, key))
+                if expired(value) or not self._owner_lives(key, value)
             ]
             older = [key for key, value in snapshot.items(Table.LEASES) if of_older_boot(value)]
         for key in over:
             self._drop_lease(key)
         for key in older:
             storage.index.update(lambda tx, key=key: restart(tx, key))  # type: ignore[misc]
+
+    def _owner_lives(self, lease: bytes, value: bytes) -> bool:
+        session = session_of(lease, value)
+        return session is None or session_alive(self._storage, session)
 
     def _drop_lease(self, lease: bytes) -> None:
         while not self._storage.index.update(lambda tx: drop(tx, lease, limit=8192)):
@@ -250,7 +256,7 @@ class _Run:
         marker = Marker(storage, condemned.runs)
         with storage.index.read() as snapshot:
             self._verify_sums(snapshot)
-            marker.mark(snapshot)
+            marker.mark(snapshot, condemned.blobs)
             # What an earlier run did not come to. Manifests before what they name.
             numbers, blobs = self._candidates(snapshot)
         dead = sorted(condemned.blobs & blobs, reverse=True)
@@ -260,14 +266,16 @@ class _Run:
                 return False
             part = dead[at : at + BLOB_SLICE]
             self.removed_blobs += storage.index.update(
-                lambda tx, part=part: self._delete_blobs(tx, marker, part)  # type: ignore[misc]
+                lambda tx, part=part: self._delete_blobs(tx, marker, condemned, part)  # type: ignore[misc]
             )
             self._tell("delete", at, len(dead))
         self._delete_files(condemned)
         for run in _slices(list(left), NUMBER_SLICE):
             if self._stop():
                 return False
-            storage.index.update(lambda tx, run=run: self._delete_numbers(tx, marker, run))  # type: ignore[misc]
+            storage.index.update(
+                lambda tx, run=run: self._delete_numbers(tx, marker, condemned, run)  # type: ignore[misc]
+            )
         storage.index.update(CondemnedFiles.clear)
         storage.condemned_files.remove(condemned.number)
         return True
@@ -276,8 +284,10 @@ class _Run:
         """Lets every commit of an operation that began before know that something was deleted."""
         tx.set_meta(LAST_DELETE, tx.sequence + 1)
 
-    def _delete_blobs(self, tx: Write, marker: Marker, serials: list[int]) -> int:
-        marker.mark(tx)
+    def _delete_blobs(
+        self, tx: Write, marker: Marker, condemned: Condemned, serials: list[int]
+    ) -> int:
+        marker.mark(tx, condemned.blobs)
         gone = 0
         for serial in serials:
             key = serial_key(serial)
@@ -315,8 +325,10 @@ class _Run:
             if looked < 4096:
                 return
 
-    def _delete_numbers(self, tx: Write, marker: Marker, run: tuple[int, int]) -> None:
-        marker.mark(tx)
+    def _delete_numbers(
+        self, tx: Write, marker: Marker, condemned: Condemned, run: tuple[int, int]
+    ) -> None:
+        marker.mark(tx, condemned.blobs)
         for first, count in marker.dead_within(run):
             for place in placing.carve(tx, first, count):
                 self._delete_chunk_rows(tx, place)

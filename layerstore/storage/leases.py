@@ -1,8 +1,9 @@
 """Leases: rows that keep blobs alive until they are dropped, expire, or their process ends.
 
-`LEASES` id (8 bytes) -> JSON: kind `session` (ends with the handle that owns the session file of that
-id) or `lease` (ttl seconds on the boot clock, or none); `HOLDS` id and blob serial -> nothing. After
-a reboot a ttl starts anew; use renews it (rules 7, 8).
+`LEASES` id (8 bytes) -> JSON: kind `session` (what a handle put; ends with the session file of that
+id), `bound` (a lease without ttl; ends with the session that it names) or `lease` (ttl seconds on the
+boot clock); `HOLDS` id and blob serial -> nothing. After a reboot a ttl starts anew; use renews it
+(rules 7, 8).
 """
 
 from __future__ import annotations
@@ -20,9 +21,21 @@ def hold_key(lease: bytes, serial: int) -> bytes:
     return lease + serial_key(serial)
 
 
-def create(tx: Write, lease: bytes, ttl: float | None) -> None:
-    """A lease that outlives its process. `ttl` in seconds; None: until it is dropped."""
-    tx.put(Table.LEASES, lease, _row("lease", ttl))
+def create(tx: Write, lease: bytes, ttl: float | None, session: str = "") -> None:
+    """A lease. With a `ttl` (seconds) it outlives its process; without one it is bound to a session
+    and ends with it, if it is not dropped before."""
+    if ttl is None:
+        tx.put(Table.LEASES, lease, dump({"kind": "bound", "ttl": None, "session": session}))
+    else:
+        tx.put(Table.LEASES, lease, _row("lease", ttl))
+
+
+def session_of(lease: bytes, value: bytes) -> bytes | None:
+    """The session whose life a lease's row shares, or None for one that lives by its ttl."""
+    row = json.loads(value)
+    if row["kind"] == "session":
+        return lease
+    return bytes.fromhex(row["session"]) if row["kind"] == "bound" else None
 
 
 def create_session(tx: Write, lease: bytes) -> None:
@@ -104,7 +117,7 @@ def listing(snapshot: Snapshot) -> list[LeaseInfo]:
     out = []
     for key, value in snapshot.items(Table.LEASES):
         row = json.loads(value)
-        if row["kind"] != "lease" or expired(value):
+        if row["kind"] == "session" or expired(value):
             continue
         digests = []
         for serial in held_serials(snapshot, key):

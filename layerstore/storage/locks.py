@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 from ..errors import BusyError
 
-_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
+_held: weakref.WeakSet[FileLock | _Byte] = weakref.WeakSet()
 
 
 def _close_in_child() -> None:
@@ -117,6 +117,19 @@ class Gate:
             self._thread.release()
 
 
+class _Byte:
+    """The descriptor of a lock on a byte, to be closed in a forked child like any other."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def drop_descriptor(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
 class ByteLock:
     """An OFD lock on one byte of a file: as many independent locks as there are 62-bit numbers.
 
@@ -128,7 +141,9 @@ class ByteLock:
 
     @contextlib.contextmanager
     def __call__(self, number: int, timeout: float | None) -> Iterator[None]:
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        held = _Byte(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _held.add(held)
+        fd = held.fd
         try:
             start = number & ((1 << 62) - 1)
             request = struct.pack("hhxxxxqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
@@ -150,4 +165,5 @@ class ByteLock:
                 pause = min(pause * 1.5, 0.05)
             yield
         finally:
-            os.close(fd)
+            held.drop_descriptor()
+            _held.discard(held)

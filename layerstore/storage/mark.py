@@ -16,9 +16,9 @@ from ..digest import to_key
 from ..errors import CorruptError
 from . import graph
 from .index import Snapshot, Table
-from .leases import expired, held_serials
+from .leases import expired, held_serials, session_of
 from .locks import FileLock
-from .rows import Place, Runs, to_number
+from .rows import Place, Runs, serial_key, to_number
 
 if TYPE_CHECKING:
     from .storage import Storage
@@ -37,10 +37,8 @@ def session_alive(storage: Storage, lease: bytes) -> bool:
 def live_leases(storage: Storage, snapshot: Snapshot) -> Iterator[bytes]:
     """The leases that protect what they hold: of live sessions, and those that have not expired."""
     for key, value in snapshot.items(Table.LEASES):
-        if json.loads(value)["kind"] == "session":
-            if session_alive(storage, key):
-                yield key
-        elif not expired(value):
+        session = session_of(key, value)
+        if not expired(value) if session is None else session_alive(storage, session):
             yield key
 
 
@@ -88,10 +86,23 @@ class Marker:
         self.space = RunArray.of(space)
         self._bits = Bitmap(self.space)
         self.seen: set[int] = set()
+        self._next_blob = 0
 
-    def mark(self, snapshot: Snapshot) -> set[int]:
-        """Marks what is reachable in the snapshot; returns the blobs that are new since last time."""
-        new = graph.closure(snapshot, roots(self._storage, snapshot), strict=True, seen=self.seen)
+    def mark(self, snapshot: Snapshot, condemned: frozenset[int] | None = None) -> set[int]:
+        """Marks what is reachable in the snapshot; returns the blobs that are new since last time.
+
+        With `condemned`, every blob that is not in it, or was un-condemned since, counts as reached,
+        too. It was visible after the set was named, and whoever found it there (its epoch holds
+        nothing back) must find it whole, although nothing holds it any more."""
+        start = roots(self._storage, snapshot)
+        if condemned is not None:
+            for key, _ in snapshot.items(Table.BLOBS, start=serial_key(self._next_blob)):
+                serial = to_number(key)
+                self._next_blob = serial + 1
+                if serial not in condemned:
+                    start.add(serial)
+            start.update(to_number(key) for key, _ in snapshot.items(Table.REVIVED))
+        new = graph.closure(snapshot, start, strict=True, seen=self.seen)
         for serial in new:
             runs = blob_runs(self._storage, snapshot, serial)
             if runs:

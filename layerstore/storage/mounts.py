@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from ..errors import UnsupportedError
 
@@ -13,6 +14,7 @@ REMOTE = frozenset(
         "fuse.goofys", "fuse.davfs", "davfs", "gfs2", "ocfs2", "beegfs", "gpfs",
     )
 )  # fmt: skip
+_ESCAPE = re.compile(r"\\([0-7]{3})")
 MOUNTINFO = "/proc/self/mountinfo"
 
 
@@ -26,7 +28,7 @@ def filesystem_of(path: str) -> str:
         for line in f:
             fields, _, tail = line.partition(" - ")
             parts = fields.split()
-            where = parts[4].encode().decode("unicode_escape")
+            where = _ESCAPE.sub(lambda m: chr(int(m[1], 8)), parts[4])
             inside = real == where or real.startswith(where.rstrip("/") + "/")
             # Some filesystems (btrfs) show another device in stat than in mountinfo.
             if (

@@ -140,7 +140,7 @@ class Operation:
             return
         hidden = [s for s in serials if is_hidden(tx, condemned, s)]
         for serial in graph.closure(tx, hidden) if hidden else ():
-            if serial in condemned.blobs:
+            if condemned.has_blob(serial):
                 tx.put(Table.REVIVED, serial_key(serial), b"")
 
     def revive(self, digest: str) -> tuple[int, BlobRow] | None:
@@ -301,6 +301,7 @@ class Operation:
         if known is not None and old is not None and not is_damaged(tx, known):
             blob.serial, blob.fresh = known, False
             self._learn(tx, known, old, row)
+            self._put_edges(tx, blob, careful)
             self._revive(tx, (known,))
             self._hold(tx, known)
             return
@@ -322,26 +323,33 @@ class Operation:
             tx.put(Table.LAYERS, to_key(row.diff_id) + key, b"")
         if blob.raw is not None and row.raw is not None:
             tx.put(Table.RAWS, serial_key(row.raw), blob.raw.to_bytes())
-        if blob.edges:
-            tx.put(Table.EDGES, key, graph.encode_edges(blob.edges))
-            named = []
-            for edge in blob.edges:
-                if edge.kind == "subject":
-                    tx.put(Table.SUBJECTS, to_key(edge.digest) + key, b"")
-                    continue
-                child = graph.serial_of(tx, edge.digest)
-                if child is not None:
-                    named.append(child)
-                elif edge.kind == "child":
-                    if careful:
-                        raise Fenced(edge.digest)
-                    raise InvalidInputError(
-                        f"manifest {row.digest} names {edge.digest}, which is not in the store",
-                        digest=edge.digest,
-                    )
-            self._revive(tx, named)
+        self._put_edges(tx, blob, careful)
         self._revive(tx, (blob.serial,))
         self._hold(tx, blob.serial)
+
+    def _put_edges(self, tx: Write, blob: Staged, careful: bool) -> None:
+        """What a manifest names, and what it refers to. A blob that was put as plain bytes before
+        learns them when it comes as a manifest."""
+        row, key = blob.row, serial_key(blob.serial)
+        if not blob.edges:
+            return
+        tx.put(Table.EDGES, key, graph.encode_edges(blob.edges))
+        named = []
+        for edge in blob.edges:
+            if edge.kind == "subject":
+                tx.put(Table.SUBJECTS, to_key(edge.digest) + key, b"")
+                continue
+            child = graph.serial_of(tx, edge.digest)
+            if child is not None:
+                named.append(child)
+            elif edge.kind == "child":
+                if careful:
+                    raise Fenced(edge.digest)
+                raise InvalidInputError(
+                    f"manifest {row.digest} names {edge.digest}, which is not in the store",
+                    digest=edge.digest,
+                )
+        self._revive(tx, named)
 
     @staticmethod
     def _learn(tx: Write, serial: int, old: BlobRow, new: BlobRow) -> None:
@@ -353,6 +361,9 @@ class Operation:
                 old.aliases = (*old.aliases, digest)
                 tx.put(Table.DIGESTS, to_key(digest), key)
                 changed = True
+        if old.media_type == "application/octet-stream" != new.media_type:
+            old.media_type = new.media_type
+            changed = True
         if new.diff_id is not None and old.diff_id is None:
             old.diff_id = new.diff_id
             tx.put(Table.LAYERS, to_key(new.diff_id) + key, b"")
@@ -394,11 +405,18 @@ def visible(
     return serial, row
 
 
-def present(snapshot: Snapshot, digest: str) -> tuple[int, BlobRow] | None:
-    """A blob by digest, condemned or not: for an operation that found it before."""
+def present(op: Operation, snapshot: Snapshot, digest: str) -> tuple[int, BlobRow] | None:
+    """A blob by digest as an operation may see it: what was condemned after it began stays open to
+    it, what was condemned before does not."""
     serial = graph.serial_of(snapshot, digest)
     row = None if serial is None else graph.blob_row(snapshot, serial)
-    return None if serial is None or row is None else (serial, row)
+    if serial is None or row is None:
+        return None
+    condemned = op.storage.condemned(snapshot)
+    before = condemned is not None and condemned.sequence <= op.epoch
+    if before and is_hidden(snapshot, condemned, serial):
+        return None
+    return serial, row
 
 
 def read_ref(name: str, value: bytes) -> Ref:

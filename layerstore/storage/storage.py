@@ -24,7 +24,8 @@ from ..errors import (
     UnsupportedError,
 )
 from . import leases, mounts, reserve
-from .condemned import Condemned, CondemnedFiles
+from .condemned import KEY as CONDEMNED
+from .condemned import Condemned, CondemnedFiles, Overtaken, is_hidden
 from .disk import Disk
 from .index import Index, Snapshot, Table, Write
 from .journal import FIRST_SIZE, GENESIS, HEADER_SIZE, Journal, Position
@@ -306,12 +307,32 @@ class Storage:
         try:
             return self.condemned_files.load(snapshot)
         except CorruptError:
-            # Superseded and unlinked while this snapshot was open: what it named is deleted or
-            # live again, and a younger snapshot tells which.
+            named = snapshot.get(Table.META, CONDEMNED)
             with self.index.read() as now:
-                if now.get(Table.META, b"condemned") == snapshot.get(Table.META, b"condemned"):
+                if named is None or now.get(Table.META, CONDEMNED) == named:
                     raise
-                return self.condemned_files.load(now)
+            # Deleted and unlinked while this snapshot was open.
+            number, sequence = CondemnedFiles.named(named)
+            return Overtaken(number, sequence, self._has_blob, self._has_numbers)
+
+    def _has_blob(self, serial: int) -> bool:
+        with self.index.read() as now:
+            later = self.condemned(now)
+            there = now.get(Table.BLOBS, serial_key(serial)) is not None
+            return there and not is_hidden(now, later, serial)
+
+    def _has_numbers(self, first: int, count: int) -> bool:
+        with self.index.read() as now:
+            later = self.condemned(now)
+            if later is not None and later.overlaps(first, count):
+                return False
+            at = first
+            while at < first + count:
+                place = self.chunks.place(now, at)
+                if place is None:
+                    return False
+                at = place.end
+            return True
 
     # ---- leases -------------------------------------------------------------------------------
 
@@ -337,9 +358,9 @@ class Storage:
         )
 
     def create_lease(self, ttl: float | None) -> str:
-        """A lease that outlives this process. Durable when this returns."""
+        """A lease; with a ttl it outlives this process. Durable when this returns."""
         lease = secrets.token_bytes(8)
-        self.index.update(lambda tx: leases.create(tx, lease, ttl))
+        self.index.update(lambda tx: leases.create(tx, lease, ttl, self.session.id))
         return lease.hex()
 
     def use_lease(self, lease_id: str) -> None:

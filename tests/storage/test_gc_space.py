@@ -326,7 +326,7 @@ def test_referrers_live_as_long_as_their_subject(content: Content, storage: Stor
 def test_leases(where: str) -> None:
     data, other = stores.noise(1, 50_000), stores.noise(2, 50_000)
     with stores.opened(where) as content:
-        lease = content.storage.create_lease(None)
+        lease = content.storage.create_lease(3600.0)
         content.storage.use_lease(lease)
         held = stores.put(content, data)
         content.storage.leave_lease(lease)

@@ -1,0 +1,104 @@
+"""What `stats` says is what `du` says, and what removing an image really gives back."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import stores
+
+from layerstore.layers.content import Content
+from layerstore.storage.accounting import stats, stored_bytes
+from layerstore.storage.storage import Storage
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+def _images(content: Content) -> None:
+    """Five images of some MB: own parts, parts shared by two, and by all; packs and raw files."""
+    base = stores.tar_of({f"base/{i}": stores.words(i, 120 * KIB) for i in range(50)})
+    pair = stores.tar_of({f"pair/{i}": stores.noise(500 + i, 90 * KIB) for i in range(20)})
+    for n in range(5):
+        own = stores.tar_of(
+            {f"own/{n}/{i}": stores.words(1000 * n + i, 100 * KIB) for i in range(10 + 5 * n)}
+            # The same file in every image, in a layer of its own.
+            | {f"copy/{n}": stores.noise(77, 200 * KIB)}
+        )
+        layers = [(base, stores.TAR), (own, stores.TAR)]
+        if n in (1, 2):
+            layers.append((pair, stores.TAR))
+        packed = stores.gzipped(stores.tar_of({f"p{n % 3}": stores.noise(n % 3, MIB)}))
+        layers.append((packed, stores.TAR_GZIP))
+        stores.put_image(content, f"image{n}", layers, note=str(n))
+
+
+def _near(a: float, b: float, part: float, slack: int = 0) -> bool:
+    return abs(a - b) <= part * max(a, b) + slack
+
+
+def _adds_up(storage: Storage) -> None:
+    found = stats(storage, per_image=True)
+    assert _near(found.total, stores.du(storage.path), 0.01)
+    assert found.total == found.packs + found.raw + found.unpacked + found.index
+    parts = found.alone + found.shared + found.index + found.dead_bytes
+    assert _near(parts, found.total, 0.01), (parts, found)
+    assert found.alone <= sum(i.alone for i in found.per_image) + 1
+    for image in found.per_image:
+        assert image.freed_if_removed <= image.alone
+        assert image.alone + image.shared <= found.packs + found.raw
+
+
+def test_figures_add_up(content: Content, storage: Storage) -> None:
+    _images(content)
+    _adds_up(storage)
+    found = stats(storage, per_image=True)
+    assert (found.images, found.dead_bytes < 0.01 * found.total) == (5, True)
+    with content.operation() as op:
+        blobs = list(op.blobs())
+    assert found.blob_count == len(blobs)
+    assert found.blob_bytes == sum(b.bytes for b in blobs)
+    assert found.layer_count == sum(1 for b in blobs if "layer" in b.media_type)
+    stores.untag(content, "image1", "image4")
+    _adds_up(storage)
+    dead = stats(storage, per_image=False).dead_bytes
+    before = stores.du(storage.path)
+    stores.gc(storage, aggressive=True)
+    assert _near(before - stores.du(storage.path), dead, 0.02, 16 * KIB)
+    _adds_up(storage)
+
+
+@pytest.mark.parametrize("name", [f"image{n}" for n in range(5)])
+def test_freed_if_removed(content: Content, storage: Storage, name: str) -> None:
+    _images(content)
+    stores.gc(storage, aggressive=True)
+    found = stats(storage, per_image=True)
+    said = {i.name: i.freed_if_removed for i in found.per_image}[name]
+    before = stores.du(storage.path)
+    stores.untag(content, name)
+    report = stores.gc(storage, aggressive=True)
+    got = before - stores.du(storage.path)
+    assert _near(said, got, 0.02, 12 * KIB), (said, got)
+    assert _near(report.freed_bytes, got, 0.02, 16 * KIB)
+    _adds_up(storage)
+    stores.clean(content)
+
+
+def test_names_of_one_image_share_it(content: Content, storage: Storage) -> None:
+    _images(content)
+    with content.operation() as op:
+        ref = op.ref("image0")
+        assert ref is not None
+        op.commit_refs({"again": ref})
+    by_name = {i.name: i for i in stats(storage, per_image=True).per_image}
+    assert by_name["again"].freed_if_removed == by_name["image0"].freed_if_removed == 0
+    assert by_name["again"].alone == by_name["image0"].alone > 0
+    assert by_name["image1"].freed_if_removed > 0
+
+
+def test_stored_bytes(content: Content, storage: Storage) -> None:
+    _images(content)
+    with content.operation() as op:
+        for blob in op.blobs():
+            cost = stored_bytes(storage, blob.digest)
+            assert 0 < cost < 1.05 * blob.bytes + 400
+    assert os.path.isdir(storage.path)
