@@ -12,7 +12,7 @@ import struct
 from array import array
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ..errors import InvalidInputError
 from ._layerstore import ffi, lib
@@ -68,7 +68,7 @@ class RunArray:
         return self._n
 
     def __iter__(self) -> Iterator[Run]:
-        return _RUN.iter_unpack(self.view())  # type: ignore[return-value]
+        return cast("Iterator[Run]", _RUN.iter_unpack(self.view()))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RunArray):
