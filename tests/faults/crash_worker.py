@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import traceback
 
@@ -66,6 +67,8 @@ def work(path: str, seed: int) -> None:
 
 
 def main() -> None:
+    # Whoever runs the tests in the background of a shell has SIGINT ignored, and so would we.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for line in sys.stdin:
         path, seed = line.rsplit(maxsplit=1)
         child = os.fork()
