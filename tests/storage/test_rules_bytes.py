@@ -514,6 +514,35 @@ def test_rule_23_a_full_disk(where: str) -> None:
     storage.close()
 
 
+def test_rule_23_whole_files_go_first(fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hole may need room on a full disk; an unlinked file gives some."""
+    path = str(fast_path / "s")
+    calls: list[str] = []
+    unlink, punch = Disk.unlink, Disk.punch
+
+    def noted_unlink(self: Disk, path: str) -> None:
+        calls.extend(["unlink"] * path.endswith(".pack"))
+        unlink(self, path)
+
+    def noted_punch(self: Disk, fd: int, offset: int, length: int, path: str) -> bool:
+        calls.append("punch")
+        return punch(self, fd, offset, length, path)
+
+    monkeypatch.setattr(Disk, "unlink", noted_unlink)
+    monkeypatch.setattr(Disk, "punch", noted_punch)
+    with stores.opened(path, pack_size=2 * MIB) as content:
+        for n in range(12):
+            stores.keep(content, f"n{n}", stores.noise(n, 700_000))
+        assert len(stores.packs(path)) >= 5
+        # Of the first pack a part dies, of later ones all.
+        stores.untag(content, "n0", *(f"n{n}" for n in range(4, 12)))
+        stores.gc(content.storage)
+        assert calls.count("unlink") >= 2
+        assert "punch" in calls
+        assert calls == sorted(calls, key="unlink punch".index)
+        stores.clean(content)
+
+
 def test_rule_24_lmdb(where: str) -> None:
     """A cut data file is refused, not a SIGBUS; another namespace's pid is said to be the cause."""
     with stores.opened(where) as content:
