@@ -608,8 +608,21 @@ def test_rule_11_one_gate(where: str) -> None:
         assert stores.get(content, info.digest) == wanted
 
 
-def test_rule_12_short_transactions(fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A layer of many files is committed in slices; so is its deletion; condemning it is one row."""
+@pytest.mark.parametrize("relieved", [True, False])
+def test_rule_12_short_transactions(
+    fast_path: Path, monkeypatch: pytest.MonkeyPatch, relieved: bool
+) -> None:
+    """A layer of many files is committed in slices, while it comes, and what is left of it in the end
+    (when it was not relieved) too; so is its deletion; condemning it is one row."""
+    waiting: list[int] = []
+    relieve = Operation.relieve
+
+    def watched(self: Operation) -> None:
+        if relieved:
+            relieve(self)
+        waiting.append(self.sink.waiting())
+
+    monkeypatch.setattr(Operation, "relieve", watched)
     path = str(fast_path / "s")
     count = 40_000
     tar = stores.tar_of({f"{i % 200}/{i}": b"%d" % i for i in range(count)})
@@ -642,6 +655,7 @@ def test_rule_12_short_transactions(fast_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Write, "finish", counted_finish)
     with stores.opened(path) as content:
         stores.keep(content, "a", tar, stores.TAR)
+        assert (max(waiting) < MAX_KEYS) == relieved
         assert sum(keys) >= count
         assert max(keys) <= MAX_KEYS
         stores.untag(content, "a")
