@@ -89,7 +89,11 @@ def quick(storage: Storage, found: Findings) -> None:
 
 
 def _check_graph(storage: Storage, snapshot: Snapshot, found: Findings) -> None:
-    hidden = storage.condemned(snapshot)
+    hidden = None
+    try:
+        hidden = storage.condemned(snapshot, strict=True)
+    except CorruptError as e:
+        found.index.append(e.message)
     for name, value in snapshot.items(Table.REFS):
         digest = json.loads(value)["digest"]
         if snapshot.get(Table.DIGESTS, to_key(digest)) is None:

@@ -115,7 +115,7 @@ class _Run:
         for _ in range(2):
             try:
                 with storage.index.read() as snapshot:
-                    waiting = storage.condemned(snapshot)
+                    waiting = storage.condemned(snapshot, strict=True)
             except CorruptError:
                 # A set that is lost condemns nothing any more. Blobs go before chunks, so what has
                 # a row is whole, and what is dead will be condemned anew.

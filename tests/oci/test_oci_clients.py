@@ -10,6 +10,7 @@ from pathlib import Path
 
 import oci_make as make
 import pytest
+import stores
 
 import layerstore
 from layerstore.digest import digest_of
@@ -110,7 +111,7 @@ def test_oci_archives_of_skopeo(
 ) -> None:
     skopeo("copy", "-q", f"oci:{tmp_path}/in", f"oci-archive:{tmp_path}/theirs.tar:v7")
     with tarfile.open(tmp_path / "theirs.tar") as t:
-        t.extractall(tmp_path / "theirs", filter="data")
+        stores.extract(t, tmp_path / "theirs")
     store.import_image(f"oci-archive:{tmp_path}/theirs.tar:v7", "x")
     store.export_image("x", f"oci:{tmp_path}/out")
     assert make.read(tmp_path / "out") == make.read(tmp_path / "theirs")
