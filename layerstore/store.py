@@ -205,10 +205,14 @@ class Image:
         if not 0 <= layer < len(layers):
             raise NotFoundError(f"{self.ref.name} has {len(layers)} layers, no layer {layer}")
         want = clean(path)
+        some = not want
         for found in layer_entries(self._store._content, layers[layer].digest, layer):
             at = clean(found.entry.path)
-            if not want or at == want or (at or "").startswith(f"{want}/"):
+            if want is not None and (not want or at == want or (at or "").startswith(f"{want}/")):
+                some = True
                 yield found.entry
+        if not some:
+            raise NotFoundError(f"no such path in layer {layer}: {path}", path=path)
 
     def open(self, path: str, *, layer: int | None = None) -> Iterator[bytes]:
         """The content of a file, in pieces; links are followed inside the image."""
