@@ -205,7 +205,7 @@ class Image:
         if not 0 <= layer < len(layers):
             raise NotFoundError(f"{self.ref.name} has {len(layers)} layers, no layer {layer}")
         want = clean(path)
-        some = not want
+        some = want == ""
         for found in layer_entries(self._store._content, layers[layer].digest, layer):
             at = clean(found.entry.path)
             if want is not None and (not want or at == want or (at or "").startswith(f"{want}/")):
