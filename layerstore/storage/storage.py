@@ -23,6 +23,7 @@ from ..errors import (
     StoreFullError,
     UnsupportedError,
 )
+from ..values import FORMAT_VERSION
 from . import leases, mounts, reserve
 from .condemned import KEY as CONDEMNED
 from .condemned import Condemned, CondemnedFiles, Overtaken, is_hidden
@@ -39,7 +40,7 @@ from .rows import serial_key
 from .sessions import Session
 from .sink import Numbers, Sink
 
-VERSION = 1
+VERSION = FORMAT_VERSION
 CHUNKER = "gear-nc2-16k-64k-256k-v1"
 FOLDERS = ("packs", "raw", "meta", "sessions", "gc", "uploads")
 CACHE_BYTES = 48 << 20
