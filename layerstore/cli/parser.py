@@ -94,7 +94,13 @@ _LAYER = _option(
 )
 
 GLOBAL = (
-    _option("--store", help="the store's directory", takes="directory", metavar="DIR"),
+    _option(
+        "--store",
+        help="the store's directory",
+        takes="directory",
+        metavar="DIR",
+        type=arguments.directory,
+    ),
     _flag("--json", help="one JSON document on stdout, errors as JSON on stderr"),
     _option(
         "--progress",
