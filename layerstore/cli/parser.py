@@ -208,6 +208,13 @@ VERBS = (
             _flag(
                 "--strict", help="refuse layers that do not decode or do not match their diff_id"
             ),
+            _option(
+                "--inflate-limit",
+                help="look into no layer that inflates to more than this (default: 1T); it is kept "
+                "all the same",
+                metavar="SIZE",
+                type=arguments.size,
+            ),
         ),
     ),
     Verb(

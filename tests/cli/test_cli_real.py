@@ -534,6 +534,20 @@ def set_modes(store: Path, directory: int, file: int) -> None:
         path.chmod(directory if path.is_dir() else file)
 
 
+def test_a_layer_that_inflates_too_far_is_kept_and_not_looked_into(layout, tmp_path):
+    s = ["--store", str(tmp_path / "s")]
+    limited = ["--inflate-limit", "100k"]
+    (image,) = ask("import", *s, *limited, f"oci:{layout}:zipped", "a:1")["images"]
+    assert "inflates to more than 102400 bytes" in " ".join(image["warnings"])
+    run(*s, "ls", "a:1", code=1)
+    error(*s, "cat", "a:1", "/etc/os-release", code=1)
+    run(*s, "export", "a:1", f"oci:{tmp_path}/out:zipped")
+    assert blobs(tmp_path / "out").items() <= blobs(layout).items()
+    assert ask("check", *s, "--full")["ok"] is True
+    other = ["--store", str(tmp_path / "t")]
+    error(*other, "import", "--strict", *limited, f"oci:{layout}:zipped", "a:1", code=6)
+
+
 def test_what_is_not_allowed_is_7(store):
     """A store that we may not open is refused; one that we may only read is read."""
     s = ["--store", str(store)]
