@@ -448,20 +448,18 @@ def create(path: str, *, pack_size: int = PACK_SIZE, disk: Disk | None = None) -
     disk = disk if disk is not None else Disk()
     disk.mkdir(path)
     mounts.refuse_remote(path)
+    try:
+        _refuse_foreign(path)  # before anything is left there, and again when it is ours alone
+    except LayerstoreError:
+        if exists(path):  # somebody else has made it meanwhile
+            return
+        raise
     lock = FileLock(os.path.join(path, "lock"))
     lock.acquire(30.0, "the new store", shared=False) if not exists(path) else None
     try:
         if exists(path):
             return
-        foreign = [
-            n for n in os.listdir(path) if n not in (*FOLDERS, "lock", "FORMAT.new", "lost+found")
-        ]
-        if foreign:
-            raise LayerstoreError(
-                f"{path} is no store and is not empty (it holds {foreign[0]!r}): "
-                "give an empty or new directory",
-                path=path,
-            )
+        _refuse_foreign(path)
         for folder in FOLDERS:
             disk.mkdir(os.path.join(path, folder))
         disk.sync_dir(path)
@@ -470,6 +468,17 @@ def create(path: str, *, pack_size: int = PACK_SIZE, disk: Disk | None = None) -
         disk.sync_dir(os.path.dirname(path))
     finally:
         lock.release()
+
+
+def _refuse_foreign(path: str) -> None:
+    ours = (*FOLDERS, "lock", "FORMAT", "FORMAT.new", "lost+found")
+    foreign = sorted(n for n in os.listdir(path) if n not in ours)
+    if foreign:
+        raise LayerstoreError(
+            f"{path} is no store and is not empty (it holds {foreign[0]!r}): "
+            "give an empty or new directory",
+            path=path,
+        )
 
 
 def open_storage(
