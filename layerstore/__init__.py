@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     )
     from .store import BlobWriter, Image, Lease, Store, open, rebuild_index
     from .values import (
+        FORMAT_VERSION,
         BlobInfo,
         CheckReport,
         Damage,
@@ -71,6 +72,7 @@ _HOMES = {
     ),
     "store": ("BlobWriter", "Image", "Lease", "Store", "open", "rebuild_index"),
     "values": (
+        "FORMAT_VERSION",
         "BlobInfo",
         "CheckReport",
         "Damage",
@@ -89,6 +91,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "FORMAT_VERSION",
     "BlobInfo",
     "BlobWriter",
     "BusyError",
