@@ -8,6 +8,7 @@ condemned set, also after a crash. One collector at a time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -139,8 +140,8 @@ class _Run:
         done = not (self._began and self._stop())
         if done and budget != 0:
             victims = compact.choose(compact.survey(storage), aggressive=aggressive)
-            mover = compact.Compactor(storage, self._over)
-            done = mover.run(victims, budget)
+            with contextlib.closing(compact.Compactor(storage, self._over)) as mover:
+                done = mover.run(victims, budget)
         before = self._allocated()
         self._tell("reclaim", 0, 1)
         reclaim.reclaim_raws(storage)

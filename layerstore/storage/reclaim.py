@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .storage import Storage
 
 PAGE = 4096
-_TOC_TAIL = 36
+TOC_TAIL = 36
 BATCH = 256
 """Packs locked at a time: bounds descriptors, and a batch costs one walk over the block table."""
 
@@ -112,7 +112,9 @@ def _reclaim_locked(storage: Storage, locked: dict[int, FileLock]) -> int:
             continue
         if os.fstat(lock.fd).st_size > row.length:
             storage.disk.truncate(lock.fd, row.length, path)
-        end = _toc_offset(lock.fd, row.length) if row.sealed else row.length
+        end = row.length
+        if row.sealed:
+            end = toc_offset(os.pread(lock.fd, TOC_TAIL, row.length - TOC_TAIL), row.length)
         at = HEADER_SIZE
         touched = False
         for offset, length in [*sorted(live[number]), (end, 0)]:
@@ -127,10 +129,9 @@ def _reclaim_locked(storage: Storage, locked: dict[int, FileLock]) -> int:
     return freed
 
 
-def _toc_offset(fd: int, length: int) -> int:
-    """Where a sealed pack's table of contents begins (its last 36 bytes say so); the end of the pack
-    where they are damaged."""
-    tail = os.pread(fd, _TOC_TAIL, length - _TOC_TAIL)
+def toc_offset(tail: bytes, length: int) -> int:
+    """Where a sealed pack's table of contents begins, as its last `TOC_TAIL` bytes say; the end of the
+    pack where they are damaged."""
     return min(length, int.from_bytes(tail[12:20], "little"))
 
 
