@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from . import values
-from .errors import InvalidInputError, NotFoundError
+from .errors import InvalidInputError, NotFoundError, StoreFullError
 from .layers.assemble import BlobFile
 from .layers.content import Content
 from .layers.content import Operation as ContentOperation
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 ProgressCallback = values.ProgressCallback
 T = TypeVar("T")
+NIBBLES = 16
+"""How often a verb that lets something go may take some of the reserve: one MiB in all."""
 
 
 def default_path() -> str:
@@ -430,12 +432,28 @@ class Store:
         """Takes a name away; what nothing else reaches is for the next gc."""
         from .oci import images
 
-        with self._content.operation() as op:
-            ref = images.find(op, name)
-            if not ref.name:
-                raise InvalidInputError(f"{name} is no name: give the name to take away")
-            op.commit_refs({}, remove=[ref.name])
-            return ref
+        def work() -> values.Ref:
+            with self._content.operation() as op:
+                ref = images.find(op, name)
+                if not ref.name:
+                    raise InvalidInputError(f"{name} is no name: give the name to take away")
+                op.commit_refs({}, remove=[ref.name])
+                return ref
+
+        return self._letting_go(work)
+
+    def _letting_go(self, work: Callable[[], T]) -> T:
+        """Work that leaves more for gc to free: on a full disk it takes a little of the reserve, else
+        nothing could ever be freed."""
+        from .storage import reserve
+
+        for _ in range(NIBBLES):
+            try:
+                return work()
+            except StoreFullError:
+                if not reserve.nibble(self._storage.path):
+                    raise
+        return work()
 
     # ---- leases -------------------------------------------------------------------------------
 
@@ -451,7 +469,7 @@ class Store:
 
     def drop_lease(self, lease_id: str) -> None:
         """Lets go what a lease held. Raises NotFoundError."""
-        self._storage.drop_lease(lease_id)
+        self._letting_go(lambda: self._storage.drop_lease(lease_id))
 
     def leases(self) -> list[values.LeaseInfo]:
         """The leases that have not expired."""

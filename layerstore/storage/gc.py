@@ -406,6 +406,7 @@ class _Run:
             marker.mark(snapshot)
             runs, dead = marker.dead(), blobs - marker.seen
             cost = self._cost(snapshot, runs, dead)
+            cost += reclaim.leftovers(storage, snapshot)
         return GCReport(
             True,
             sum(count for _, count in runs),

@@ -17,7 +17,7 @@ import threading
 from collections import OrderedDict
 
 from ..core.hashing import blake3
-from ..errors import CorruptError
+from ..errors import CorruptError, LayerstoreError
 from .blocks import MAGIC as BLOCK_MAGIC
 from .blocks import header_size
 from .blocks import parse as parse_block
@@ -250,11 +250,31 @@ class PackWriter:
         self._held = [h for h in self._held if not h.sealed]
 
     def close(self) -> None:
-        """Lets all packs go; what was not committed is past their committed length."""
+        """Lets all packs go. What was not committed is past their committed length, and given back:
+        on a full disk it may be all that there was."""
         for held in self._held:
-            held.lock.release()
+            try:
+                # As after a crash: if this fails, gc does it.
+                with contextlib.suppress(LayerstoreError, OSError):
+                    if os.fstat(held.fd).st_size > held.start:
+                        self._give_back(held)
+            finally:
+                held.lock.release()
         self._held.clear()
         self._dirty.clear()
+
+    def _give_back(self, held: _Held) -> None:
+        """Cuts a pack to what the index says of it: an interrupt may have come between the commit and
+        our notice of it."""
+        with self._index.read() as snapshot:
+            value = snapshot.get(Table.PACKS, pack_key(held.number))
+        if value is None:
+            self._packs.forget(held.number)
+            self._disk.unlink(held.path)
+            return
+        length = PackRow.parse(value).length
+        if os.fstat(held.fd).st_size > length:
+            self._disk.truncate(held.fd, length, held.path)
 
 
 class _Held:

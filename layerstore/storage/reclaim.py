@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING
 
 from .graph import CHECKED
-from .index import Table, Write
+from .index import Snapshot, Table, Write
 from .locks import FileLock
 from .mark import all_places
 from .packs import HEADER_SIZE
@@ -70,6 +70,38 @@ def reclaim_packs(storage: Storage) -> int:
             if locked:
                 freed += _reclaim_locked(storage, locked)
     return freed
+
+
+def leftovers(storage: Storage, snapshot: Snapshot) -> int:
+    """Bytes that dead writers left: files that no row names, and what is past committed lengths."""
+    total = 0
+    for number in storage.packs.numbers():
+        value = snapshot.get(Table.PACKS, pack_key(number))
+        known = 0 if value is None else PackRow.parse(value).length
+        total += _unclaimed(storage.packs.path(number), known)
+    for serial in storage.raws.serials():
+        if snapshot.get(Table.RAWS, serial_key(serial)) is None:
+            total += _unclaimed(storage.raws.path(serial), 0)
+    return total
+
+
+def _unclaimed(path: str, known: int) -> int:
+    """What a file holds past `known` bytes and nobody writes."""
+    try:
+        found = os.stat(path)
+        if found.st_size <= known:
+            return 0
+        lock = FileLock(path)
+        if not lock.try_acquire(create=False):
+            return 0
+        lock.release()
+    except FileNotFoundError:
+        return 0
+    except OSError as e:
+        # A file that is not ours to write: nobody here writes it, and it counts.
+        if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+    return min(found.st_blocks * 512, found.st_size - known)
 
 
 def _reclaim_locked(storage: Storage, locked: dict[int, FileLock]) -> int:

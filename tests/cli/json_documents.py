@@ -251,6 +251,7 @@ KINDS = {
     "permission": (7, "not allowed"),
     "interrupted": (130, "SIGINT or SIGTERM"),
     "cancelled": (130, "the work was cancelled"),
+    "unproven": (1, "a tar from a pipe that cannot be split safely; nothing was kept: report it"),
     "os-error": (1, "another error of the operating system"),
     "internal": (1, "a fault in layerstore; `-v` shows where"),
     "error": (1, "anything else"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import stores
 
+import layerstore
 from layerstore.errors import (
     CorruptError,
     LayerstoreError,
@@ -304,6 +305,69 @@ def test_a_full_disk(small_disk: Path, kind: str) -> None:
                 assert ref is not None
             assert stores.get(content, ref.digest) == data
     assert rebuild(path).ok
+
+
+def _fill(disk: Path) -> None:
+    """Not a byte is left, not even for a session."""
+    with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as f:
+        while True:
+            f.write(bytes(4096))
+
+
+@pytest.mark.needs("root", "mkfs.ext4")
+def test_names_and_leases_can_be_let_go_on_a_full_disk(small_disk: Path) -> None:
+    """Otherwise nothing would be dead, and nothing could ever be freed."""
+    path = str(small_disk / "s")
+    with stores.opened(path) as content:
+        layer = stores.tar_of({"f": stores.noise(1, MIB)})
+        stores.put_image(content, "app:1", [(layer, stores.TAR)])
+    with layerstore.open(path) as store:
+        store.use_lease(store.lease(ttl=3600).id)
+        held = store.put(stores.noise(2, 9 * MIB))
+        store.gc()
+    for left in (1, 0):
+        _fill(small_disk)
+        assert _free(small_disk) < 4096
+        with layerstore.open(path) as store:
+            if left:
+                store.untag("app:1")
+                assert store.images() == []
+            else:
+                store.drop_lease(store.leases()[0].id)
+            store.gc()
+            assert [blob.digest for blob in store.blobs()] == [held.digest] * left
+    assert _free(small_disk) > 8 * MIB
+
+
+@pytest.mark.needs("root", "mkfs.ext4")
+def test_a_put_that_failed_leaves_the_disk_as_it_was(small_disk: Path) -> None:
+    path = str(small_disk / "s")
+    tars = [stores.tar_of({f"{n}": stores.noise(n, 50 * MIB)}) for n in range(2)]
+    with layerstore.open(path) as store:
+        for first in (True, False):
+            if not first:
+                store.use_lease(store.lease(ttl=3600).id)
+                store.put(stores.noise(9, MIB))
+            before = _free(small_disk)
+            with pytest.raises(StoreFullError):
+                store.put(tars[first])
+            assert before - _free(small_disk) < MIB
+    with stores.opened(path) as content:
+        stores.clean(content)
+
+
+def test_a_dry_run_counts_what_dead_writers_left(where: str) -> None:
+    with stores.opened(where) as content:
+        stores.keep(content, "a", stores.words(1, 300_000))
+        (pack,) = stores.packs(where)
+        with open(pack, "ab") as f:
+            f.write(bytes(5 * MIB))
+        os.makedirs(os.path.join(where, "raw", "ff"), exist_ok=True)
+        Path(where, "raw", "ff", "0000000000ff").write_bytes(bytes(3 * MIB))
+        said = gc.collect(content.storage, dry_run=True).freed_bytes
+        assert abs(said - 8 * MIB) < MIB // 8
+        assert abs(stores.gc(content.storage).freed_bytes - said) < MIB // 8
+        stores.clean(content)
 
 
 @pytest.mark.needs("root", "mkfs.ext4")
