@@ -504,8 +504,9 @@ def test_rule_09_locks(where: str) -> None:
         os.waitpid(child, 0)
 
 
+@pytest.mark.parametrize("made_anew", [False, True])
 def test_rule_09_a_lock_on_what_was_unlinked_is_none(
-    where: str, monkeypatch: pytest.MonkeyPatch
+    where: str, monkeypatch: pytest.MonkeyPatch, made_anew: bool
 ) -> None:
     """Between a waiter's open and its lock the holder unlinks the file and lets go: the lock that the
     waiter gets is on nothing that others see, so it takes that of the new file."""
@@ -518,6 +519,8 @@ def test_rule_09_a_lock_on_what_was_unlinked_is_none(
         turns[0] += 1
         if turns[0] == 1:
             os.unlink(path)
+            if made_anew:
+                Path(path).touch()
         flock(fd, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
@@ -528,7 +531,7 @@ def test_rule_09_a_lock_on_what_was_unlinked_is_none(
     assert not FileLock(path).try_acquire()
     waiter.release()
     turns[0] = 0
-    assert not FileLock(path).try_acquire(create=False)
+    assert FileLock(path).try_acquire(create=False) == made_anew
 
 
 def test_rule_09_a_forked_child_keeps_no_put_waiting(where: str) -> None:

@@ -27,13 +27,14 @@ from layerstore.errors import (
 )
 from layerstore.layers.content import Content
 from layerstore.layers.tree import scan_layer
-from layerstore.storage import blocks, gc, graph, placing, reclaim, reserve
+from layerstore.storage import blocks, compact, gc, graph, placing, reclaim, reserve
 from layerstore.storage.disk import Disk
 from layerstore.storage.index import Table
 from layerstore.storage.journal import Journal
 from layerstore.storage.locks import FileLock
 from layerstore.storage.rebuild import rebuild, replay
 from layerstore.storage.rows import PIECE, Runs, decode_runs, number_key
+from layerstore.storage.sink import Sink
 from layerstore.storage.storage import Storage, open_storage
 from layerstore.values import Edge, Ref
 
@@ -163,6 +164,42 @@ def test_rule_14_compaction_moves_nothing_damaged(where: str) -> None:
         assert place_of(content.storage, number) == was
         with pytest.raises(CorruptError):
             stores.get(content, stores.sha256(small))
+
+
+def test_rule_14_compaction_moves_only_what_lies_where_it_was_read(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Content that was found damaged, and healed elsewhere between the collector's read and its
+    commit, keeps its new place."""
+    one, two = stores.noise(1, 100_000), stores.noise(2, 150_000)
+    small = stores.tar_of({"one": one})
+    with stores.opened(where) as content, stores.opened(where) as other:
+        stores.keep(content, "both", stores.tar_of({"one": one, "two": two}), stores.TAR)
+        stores.keep(content, "small", small, stores.TAR)
+        ((number, _),) = runs_of(content.storage, stores.sha256(small))
+        was = place_of(content.storage, number)
+        stores.untag(content, "both")
+        seal = compact.Compactor._seal
+        healed: list[tuple[int, int, int]] = []
+
+        def late(self: compact.Compactor, copy: compact._Copy) -> None:
+            if any(p.first <= number < p.end for p in copy.sources):
+                with other.storage.operation() as op:
+                    op.storage.index.update(
+                        lambda tx: tx.put(Table.DAMAGE, b"n" + number_key(number), b'{"reason":""}')
+                    )
+                    op.sink.add(memoryview(one), [(0, len(one), 1, blake3(one))])
+                    op.commit(())
+                healed.append(place_of(other.storage, number))
+            seal(self, copy)
+
+        monkeypatch.setattr(compact.Compactor, "_seal", late)
+        stores.gc(content.storage)
+        assert healed
+        assert healed[0] != was
+        assert place_of(content.storage, number) == healed[0]
+        assert stores.get(content, stores.sha256(small)) == small
+        stores.clean(content)
 
 
 def test_rule_15_commit_records(where: str, tmp_path: Path) -> None:
@@ -333,6 +370,9 @@ def test_rule_19_what_is_read_is_what_was_asked_for(where: str) -> None:
                 drain()
             assert raw[:PIECE].startswith(b"".join(got))
         with content.open(stores.sha256(raw)) as blob:
+            blob.seek(PIECE + 50)
+            with pytest.raises(CorruptError, match="damaged at bytes"):
+                blob.read(10)
             blob.seek(2 * PIECE)
             assert blob.read(1000) == raw[2 * PIECE : 2 * PIECE + 1000]
     stores.flip(path, PIECE + 100)
@@ -467,7 +507,7 @@ def test_rule_21_mark_follows(where: str) -> None:
         assert stores.gc(content.storage).removed_blobs == 2
 
 
-def test_rule_22_the_look_ahead(where: str) -> None:
+def test_rule_22_the_look_ahead(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file up to 4 MiB is known as a whole; a longer one is cut as it streams, and shared all the
     same. Header streams go out in pieces."""
     small, large = stores.noise(1, 3 * MIB), stores.noise(2, 9 * MIB)
@@ -487,7 +527,18 @@ def test_rule_22_the_look_ahead(where: str) -> None:
             for i in range(3000):
                 tar.addfile(tarfile.TarInfo(f"directory/{i:05}"))
         many = headers.getvalue()
+        gone: list[int] = []
+        add_bytes = Sink.add_bytes
+
+        def watched(self: Sink, data: bytes | memoryview) -> Runs:
+            gone.append(len(data))
+            return add_bytes(self, data)
+
+        monkeypatch.setattr(Sink, "add_bytes", watched)
         stores.keep(content, "h", many, stores.TAR)
+        # All but less than a piece went while it came.
+        assert gone[0] > MIB
+        assert 0 < gone[1] < 256 * 1024
         with content.storage.index.read() as snapshot:
             serial = graph.serial_of(snapshot, stores.sha256(many))
             assert serial is not None
