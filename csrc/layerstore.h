@@ -24,6 +24,8 @@
 #define LS_ELIMIT -2   /* a bound was reached; nothing is wrong with the bytes before it */
 #define LS_ESPACE -3   /* an output array is too small to make any progress */
 #define LS_ESTATE -4   /* called out of order, or after an error */
+#define LS_EOS -5      /* the system refused: ls_error.offset is the errno, the reason the call */
+#define LS_ECHANGED -6 /* a file is not what it was when it was looked at */
 
 typedef struct ls_error {
     int32_t code;
@@ -217,6 +219,120 @@ int ls_join_run(ls_join *j, const uint8_t *head, size_t head_size, int head_fina
                 const uint8_t *marks, size_t marks_size, int marks_final, const ls_slice *slices,
                 size_t n_slices, size_t first_offset, int slices_final, uint8_t *out,
                 size_t out_size, ls_join_out *res, ls_error *err);
+
+/* ---- walk: a tree of files, read through a directory descriptor ------------------------------ */
+/* Every directory is opened relative to its parent's descriptor, without following links; entries
+ * come in pre-order, those of a directory sorted by the bytes of their names. */
+
+#define LS_NODE_WHITEOUT 1 /* hides a name of the layers below */
+#define LS_NODE_OPAQUE 2   /* directory: hides all that lies in it below */
+#define LS_NODE_LINKED 4   /* no directory, and has more than one link */
+#define LS_NODE_SOCKET 8
+#define LS_NODE_RESERVED 16 /* its name begins with ".wh." */
+#define LS_NODE_REDIRECT 32 /* overlayfs: what lies below it has another name */
+#define LS_NODE_METACOPY 64 /* overlayfs: its content lies below */
+#define LS_NODE_INDEXED 128 /* overlayfs: may have more links below */
+/* Set by the caller, for the writer. */
+#define LS_NODE_SKIP 256
+#define LS_NODE_HARDLINK 1024 /* a link to the name at link_off */
+#define LS_NODE_GIVEN 2048    /* the caller writes the content himself */
+
+/* Strings lie in the arena, not NUL-terminated. An xattr is a u32 length of its name, a u32 length
+ * of its value, name, value; sorted by name. */
+typedef struct ls_node {
+    uint64_t ino;
+    uint64_t size;
+    int64_t mtime_sec;
+    int64_t ctime_sec;
+    uint64_t data_offset; /* set by the writer: where in the tar the content begins */
+    uint32_t mtime_nsec;
+    uint32_t ctime_nsec;
+    uint32_t mode; /* st_mode: type and permissions */
+    uint32_t uid;
+    uint32_t gid;
+    uint32_t nlink;
+    uint32_t dev_major;
+    uint32_t dev_minor;
+    uint32_t rdev_major;
+    uint32_t rdev_minor;
+    uint32_t flags;
+    uint32_t depth;
+    uint32_t root;               /* which of the writer's descriptors `path` is relative to */
+    uint32_t path_off, path_len; /* where the file lies; the root itself has an empty path */
+    uint32_t name_off, name_len; /* what it is called in the tar */
+    uint32_t link_off, link_len;
+    uint32_t xattr_off, xattr_len;
+    uint32_t reserved;
+} ls_node;
+
+#define LS_WALK_OVERLAY 1 /* marks of overlayfs are understood: they set the flags above */
+#define LS_WALK_FLAT 2    /* the root and what lies in it, not deeper */
+#define LS_WALK_NO_PROC 4 /* as if /proc were not mounted: symlinks and devices lose their xattrs */
+#define LS_WALK_PATH 65536 /* the longest path */
+
+typedef struct ls_walk ls_walk;
+
+typedef struct ls_walk_out {
+    size_t n_nodes;
+    size_t arena_used;
+    size_t need; /* LS_ESPACE: bytes of stack that would do */
+    uint32_t done;
+    uint32_t path_off, path_len; /* LS_EOS, LS_ELIMIT: the file it is about */
+} ls_walk_out;
+
+size_t ls_walk_sizeof(void);
+/* `root_fd` (a directory, open for reading) stays the caller's and must stay open. */
+void ls_walk_init(ls_walk *w, int root_fd, uint32_t options);
+/* Closes what the machine has open; safe to call twice. */
+void ls_walk_close(ls_walk *w);
+/* Fills `nodes` and `arena` as far as they go; `done` is set with the last. `stack` holds the names
+ * of the directories that are open: the same bytes at every call (they may have moved, and grown).
+ * LS_ESPACE: the stack is too small for a directory (`need`), or the arena for one node; nothing is
+ * lost, call again with more. A batch ends behind a node that has one of the flags `stop`. */
+int ls_walk_next(ls_walk *w, uint8_t *stack, size_t stack_size, uint32_t stop, ls_node *nodes,
+                 size_t max_nodes, uint8_t *arena, size_t arena_size, ls_walk_out *out,
+                 ls_error *err);
+/* Does not go down into the directory that was the last node of the last call. */
+void ls_walk_prune(ls_walk *w);
+
+/* ---- tar writer: nodes to a tar that depends on nothing but them ----------------------------- */
+/* ustar, with pax records only where ustar cannot say it: nanoseconds, long or large values, xattrs.
+ * No names of users or groups. Contents are read straight into the output; a file that is not what
+ * its node says, before or after it was read, is LS_ECHANGED. */
+
+#define LS_PACK_SCRATCH 1310720
+#define LS_PACK_PAX 1048576 /* the most bytes of pax records of one entry */
+
+typedef struct ls_idmap {
+    uint32_t outside;
+    uint32_t inside;
+    uint32_t count;
+} ls_idmap;
+
+typedef struct ls_pack ls_pack;
+
+typedef struct ls_pack_out {
+    size_t used; /* nodes that are wholly written */
+    size_t out_len;
+    uint64_t
+        given; /* the caller writes this many bytes, then goes on: the content of nodes[used] */
+    uint64_t entries; /* in all */
+    uint64_t offset;  /* in the tar, behind what was written (and given) */
+} ls_pack_out;
+
+size_t ls_pack_sizeof(void);
+/* `scratch`: LS_PACK_SCRATCH bytes; `clamp`: times after it become it (negative: none). Maps without
+ * elements are the identity. Scratch and maps must stay valid as long as the machine. */
+void ls_pack_init(ls_pack *p, uint8_t *scratch, int64_t clamp, const ls_idmap *uids, size_t n_uids,
+                  const ls_idmap *gids, size_t n_gids);
+void ls_pack_close(ls_pack *p);
+/* Writes nodes until `out` is full, all are taken, or content is to be given. `roots`: descriptors
+ * of directories. LS_EOS, LS_ECHANGED, LS_ELIMIT, LS_EINVALID are about nodes[used]. */
+int ls_pack_feed(ls_pack *p, const int *roots, size_t n_roots, ls_node *nodes, size_t n,
+                 const uint8_t *arena, size_t arena_size, uint8_t *out, size_t out_size,
+                 ls_pack_out *res, ls_error *err);
+/* The end of the tar: 1024 bytes. */
+#define LS_PACK_END 1024
 
 /* ---- runs of numbers, bitmaps ------------------------------------------------------------------ */
 

@@ -17,6 +17,7 @@ from .errors import InvalidInputError, NotFoundError
 from .layers.assemble import BlobFile
 from .layers.content import Content
 from .layers.content import Operation as ContentOperation
+from .mediatypes import OCI_LAYER
 from .storage.leases import listing
 from .storage.storage import Storage, open_storage
 
@@ -420,6 +421,45 @@ class Store:
                 raise InvalidInputError(f"{name} is no name: give the name to take away")
             op.commit_refs({}, remove=[ref.name])
             return ref
+
+    # ---- layers out of directories ------------------------------------------------------------
+
+    def diff_upper(
+        self,
+        upper: str | os.PathLike[str],
+        lower: Sequence[str | os.PathLike[str]] = (),
+        *,
+        media_type: str = OCI_LAYER,
+        source_date_epoch: int | None = None,
+        uids: Sequence[tuple[int, int, int]] = (),
+        gids: Sequence[tuple[int, int, int]] = (),
+        cache: bool = True,
+        progress: ProgressCallback | None = None,
+        tar: BinaryIO | None = None,
+    ) -> values.LayerInfo:
+        """The layer of an overlay's upper directory, stored and held as `put` does; with `tar` it is
+        written there instead. `lower`: the directories below, topmost first; needed where the upper one
+        only names what lies there (redirect_dir, metacopy, index).
+
+        `source_date_epoch` (seconds) clamps times; `uids` and `gids` map owners: (first outside,
+        first inside, how many). With `cache`, files that this store has read before are not read
+        again. Raises InvalidInputError, OSError, each naming the file, and NotFoundError."""
+        from .layers.diff import diff_upper
+
+        with contextlib.ExitStack() as stack:
+            op = None if tar is not None else stack.enter_context(self._content.operation())
+            return diff_upper(
+                op,
+                upper,
+                lower,
+                media_type=media_type,
+                source_date_epoch=source_date_epoch,
+                uids=uids,
+                gids=gids,
+                cache=cache,
+                progress=progress,
+                tar=tar,
+            )
 
     # ---- leases -------------------------------------------------------------------------------
 

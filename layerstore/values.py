@@ -82,6 +82,20 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """A layer that was made. `size` in bytes, `entries` of its tar; `new_bytes` is what the store grew
+    by. `notes` names what a tar cannot hold and was left out (sockets)."""
+
+    digest: str
+    size: int
+    media_type: str
+    diff_id: str
+    entries: int
+    new_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ImageInfo:
     """An image in the store. `bytes`: sum of the sizes of all blobs that it names (each once)."""
 
