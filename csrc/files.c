@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -91,4 +92,30 @@ int ls_files_open_at(int base, const char *path, size_t len, int flags) {
             return -1;
     }
     return step_by_step(base, path, len, flags);
+}
+
+int ls_open_beneath(int root_fd, const char *path, size_t len) {
+    int flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NONBLOCK;
+    int fd = len > 0 ? ls_files_open_at(root_fd, path, len, flags) : openat(root_fd, ".", flags);
+    return fd < 0 ? -errno : fd;
+}
+
+size_t ls_file_handle(int root_fd, const char *path, size_t len, uint8_t *out, size_t size) {
+    union {
+        struct file_handle handle;
+        uint8_t room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+    } u;
+    int mount = 0;
+    int fd = ls_files_open_at(root_fd, path, len, O_PATH | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    u.handle.handle_bytes = MAX_HANDLE_SZ;
+    int failed = name_to_handle_at(fd, "", &u.handle, &mount, AT_EMPTY_PATH);
+    close(fd);
+    size_t n = u.handle.handle_bytes;
+    if (failed || n + 1 > size || u.handle.handle_type < 0 || u.handle.handle_type > 255)
+        return 0;
+    out[0] = (uint8_t)u.handle.handle_type;
+    memcpy(out + 1, u.handle.f_handle, n);
+    return n + 1;
 }

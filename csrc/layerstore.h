@@ -294,6 +294,14 @@ int ls_walk_next(ls_walk *w, uint8_t *stack, size_t stack_size, uint32_t stop, l
                  ls_error *err);
 /* Does not go down into the directory that was the last node of the last call. */
 void ls_walk_prune(ls_walk *w);
+/* Makes the node of the one file at `path` (empty: the root). Not between two calls of a walk. */
+int ls_walk_look(ls_walk *w, const char *path, size_t len, ls_node *node, uint8_t *arena,
+                 size_t arena_size, ls_walk_out *out, ls_error *err);
+/* Opens the directory at `path` below `root_fd` for reading, following no link; negative: -errno. */
+int ls_open_beneath(int root_fd, const char *path, size_t len);
+/* The file handle (name_to_handle_at) of the file at `path`: one byte of type, then its bytes, to
+ * `out`. Returns how many bytes; 0 if there is none. */
+size_t ls_file_handle(int root_fd, const char *path, size_t len, uint8_t *out, size_t size);
 
 /* ---- tar writer: nodes to a tar that depends on nothing but them ----------------------------- */
 /* ustar, with pax records only where ustar cannot say it: nanoseconds, long or large values, xattrs.

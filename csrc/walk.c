@@ -529,3 +529,32 @@ int ls_walk_next(ls_walk *w, uint8_t *stack, size_t stack_size, uint32_t stop, l
         name_it(w, arena, arena_size, out);
     return code;
 }
+
+int ls_walk_look(ls_walk *w, const char *path, size_t len, ls_node *node, uint8_t *arena,
+                 size_t arena_size, ls_walk_out *out, ls_error *err) {
+    char name[NAME_MAX_BYTES + 1];
+    size_t cut = len;
+    memset(out, 0, sizeof *out);
+    if (len > LS_WALK_PATH || arena_size > UINT32_MAX)
+        return ls_files_fail(err, LS_ELIMIT, 0, "its path is too long");
+    memcpy(w->path, path, len);
+    w->path_len = (uint32_t)len;
+    while (cut > 0 && path[cut - 1] != '/')
+        cut--;
+    if (len - cut > NAME_MAX_BYTES)
+        return ls_files_fail(err, LS_EOS, ENAMETOOLONG, "stat");
+    memcpy(name, path + cut, len - cut);
+    name[len - cut] = 0;
+    int dir = w->root;
+    if (cut > 0)
+        dir = ls_files_open_at(w->root, path, cut - 1, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0)
+        return ls_files_fail(err, LS_EOS, errno == ELOOP ? ENOTDIR : errno, "open");
+    int code = make_node(w, dir, len > 0 ? name : NULL, len - cut, 0, node, arena, arena_size,
+                         &out->arena_used, err);
+    if (dir != w->root)
+        close(dir);
+    if (code == LS_ESPACE)
+        ls_files_fail(err, LS_ESPACE, 0, "the arena is too small for a node");
+    return code;
+}

@@ -104,7 +104,7 @@ class Batch:
         view = memoryview(ffi.buffer(self.nodes, self.n * _SIZE)).cast("I")
         return view[_FLAGS_AT // 4 :: _SIZE // 4]
 
-    def bytes(self) -> tuple[memoryview, memoryview]:
+    def raw(self) -> tuple[memoryview, memoryview]:
         """All of it: the structs, the arena."""
         return (
             memoryview(ffi.buffer(self.nodes, self.n * _SIZE)),
@@ -177,6 +177,92 @@ def pack_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
     return b"".join(
         struct.pack("=II", len(name), len(value)) + name + value
         for name, value in sorted(xattrs.items())
+    )
+
+
+class Found(NamedTuple):
+    """One file: its node, and its strings."""
+
+    node: Node
+    link: bytes
+    xattrs: bytes
+    """Records as `parse_xattrs` reads them."""
+
+
+class Looker:
+    """Single files and directories below an open directory, marks of overlayfs understood."""
+
+    def __init__(self, fd: int, where: str) -> None:
+        self.fd = fd
+        self.where = where
+        self._state = raw_new("char[]", lib.ls_walk_sizeof())
+        self._walk: Any = ffi.cast("ls_walk *", self._state)
+        lib.ls_walk_init(self._walk, fd, lib.LS_WALK_OVERLAY)
+        self._batch = Batch(1, 256 << 10)
+        self._out = ffi.new("ls_walk_out *")
+        self._err = ffi.new("ls_error *")
+
+    def look(self, path: bytes) -> Found | None:
+        """The file at `path`; None if there is none, or no directory on the way."""
+        batch = self._batch
+        while True:
+            code = lib.ls_walk_look(
+                self._walk,
+                path,
+                len(path),
+                batch.nodes,
+                batch.arena,
+                batch.arena_size,
+                self._out,
+                self._err,
+            )
+            if code == lib.LS_OK:
+                batch.n, batch.used = 1, self._out.arena_used
+                return found_in(batch, 0)
+            if code == lib.LS_ESPACE and batch.arena_size < _ARENA_MAX:
+                batch.used = 0
+                batch.grow_arena(2 * batch.arena_size)
+                continue
+            if code == lib.LS_EOS and self._err.offset in (errno.ENOENT, errno.ENOTDIR):
+                return None
+            raise file_error(self._err, self.where, path)
+
+    def children(self, path: bytes) -> dict[bytes, Found]:
+        """What lies in a directory, by name."""
+        fd = self.open(path)
+        try:
+            out: dict[bytes, Found] = {}
+            with Walk(fd, os.path.join(self.where, show(path)), overlay=True, flat=True) as walk:
+                while (batch := walk.next()) is not None:
+                    for i in range(batch.n):
+                        if batch.nodes[i].path_len:
+                            out[batch.path(i)] = found_in(batch, i)
+            return out
+        finally:
+            os.close(fd)
+
+    def open(self, path: bytes) -> int:
+        """A descriptor of the directory at `path`, reached without following links."""
+        fd = int(lib.ls_open_beneath(self.fd, path, len(path)))
+        if fd < 0:
+            raise OSError(-fd, os.strerror(-fd), os.path.join(self.where, show(path)))
+        return fd
+
+    def handle(self, path: bytes) -> bytes | None:
+        """The file handle of a file: its type as one byte, then its bytes; None where the filesystem
+        has none."""
+        buffer = ffi.new("uint8_t[]", 256)
+        n = lib.ls_file_handle(self.fd, path, len(path), buffer, 256)
+        return bytes(ffi.buffer(buffer, n)) if n > 0 else None
+
+
+def found_in(batch: Batch, i: int) -> Found:
+    """A node of a batch with its strings."""
+    node = batch.node(i)
+    return Found(
+        node,
+        batch.text(node.link_off, node.link_len),
+        batch.text(node.xattr_off, node.xattr_len),
     )
 
 

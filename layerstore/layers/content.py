@@ -21,7 +21,7 @@ from ..storage.storage import Storage
 from ..values import BlobInfo, Edge, Ref
 from .assemble import BlobFile
 from .inflate import DEFAULT_LIMIT
-from .ingest import Wanted, compare, ingest, look_inside
+from .ingest import Reader, Wanted, compare, ingest, look_inside
 
 RETRIES = 5
 
@@ -105,7 +105,7 @@ class Operation:
 
     def put(
         self,
-        source: BinaryIO | bytes | Iterable[bytes],
+        source: BinaryIO | bytes | Iterable[bytes] | Reader,
         *,
         digest: str | None = None,
         size: int | None = None,

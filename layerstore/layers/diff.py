@@ -63,7 +63,7 @@ def diff_upper(
     Raises InvalidInputError (a file vanished, changed, or cannot be said in a layer), NotFoundError (no
     such directory), OSError (not readable); each names the file."""
     with opened([upper, *lower]) as roots:
-        source = Upper(roots[0], roots[1:])
+        source = Upper(roots)
         info = _make(op, source, media_type, source_date_epoch, uids, gids, progress, tar)
         return info(tuple(source.notes))
 

@@ -2,86 +2,349 @@
 
 Most of it C sees: character devices 0:0 and files with an overlay.whiteout xattr are whiteouts,
 directories with overlay.opaque=y are opaque (overlayfs.rst; image-spec layer.md, whiteouts). Here is
-what needs more than one file: hard links.
+what needs more than one file:
+
+- *hard links*: the first name carries the file, the others name it;
+- *redirect*: a directory that was moved names what lies below; the layer gets all of it under its new
+  name, as an opaque directory;
+- *metacopy*: a file whose content lies below; the layer gets both;
+- *index*: a file that was copied up once for all of its names. Names that nobody touched lie below
+  only, and are links in the layer.
+
+Links whose other names lie below come last, when all names above are known.
 """
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from ..core.walk import (
     HARDLINK,
     INDEXED,
     LINKED,
     METACOPY,
+    OPAQUE,
     REDIRECT,
     RESERVED,
     SKIP,
     SOCKET,
     SPECIAL,
+    WHITEOUT,
     Batch,
+    Found,
+    Node,
     Walk,
+    found_in,
     show,
 )
 from ..errors import InvalidInputError
+from .lowers import Hit, Place, Stack, is_dir, join, overlay_xattr
 
 MAX_NOTES = 100
+_ORIGIN_HEAD = 21  # struct ovl_fb: version, magic, length, flags, type, 16 bytes of uuid
+_FRESH = 512
+
+Inode = tuple[int, int, int]
 
 
-class Links:
-    """The first name of every file that has several, by device and inode."""
+def inode(node: Node) -> Inode:
+    return node.dev_major, node.dev_minor, node.ino
 
-    def __init__(self) -> None:
-        self._first: dict[tuple[int, int, int], bytes] = {}
 
-    def seen(self, batch: Batch, i: int) -> bytes | None:
-        """The name that this file was given before; None if this is its first."""
-        node = batch.nodes[i]
-        name = batch.text(node.name_off, node.name_len)
-        key = (node.dev_major, node.dev_minor, node.ino)
-        first = self._first.setdefault(key, name)
-        return None if first == name else first
+class Item(NamedTuple):
+    """A file for the layer: where it lies, what it is called there, and what to do with it."""
+
+    hit: Hit
+    name: bytes
+    flags: int
+    link: bytes | None = None
+    """The name that it is a link to."""
+    data: Hit | None = None
+    """Where its content lies, if not with it."""
 
 
 class Upper:
-    """The nodes of an upper directory."""
+    """The nodes of an upper directory. `roots`: it, then the lower ones, topmost first."""
 
-    def __init__(self, upper: tuple[int, str], lower: Sequence[tuple[int, str]] = ()) -> None:
-        self._upper = upper
-        self._lower = tuple(lower)
-        self._links = Links()
+    def __init__(self, roots: Sequence[tuple[int, str]]) -> None:
+        self._roots = tuple(roots)
+        self._stack = Stack(roots)
+        self._first: dict[Inode, bytes] = {}
+        self._bases: tuple[bytes, list[Place]] = (b"", self._stack.below(0))
+        self._indexed: dict[Inode, tuple[bytes, bytes]] = {}
+        """Inodes of the upper directory: the first name, the origin's handle."""
+        self._late: list[tuple[Hit, bytes]] = []
+        """Files below with several names, which were moved."""
         self.notes: list[str] = []
 
     def roots(self) -> Sequence[tuple[int, str]]:
-        return (self._upper, *self._lower)
+        return self._roots
 
     def batches(self) -> Iterator[Batch]:
-        fd, where = self._upper
+        fd, where = self._roots[0]
+        out = _Collector()
         with Walk(fd, where, overlay=True, stop=REDIRECT) as walk:
             while (batch := walk.next()) is not None:
                 for i, flags in enumerate(batch.flags()):
                     if flags & SPECIAL:
                         self._special(batch, i, flags)
                 yield batch
+                last = batch.n - 1
+                node = batch.nodes[last]
+                if node.flags & REDIRECT and stat.S_ISDIR(node.mode):
+                    walk.prune()
+                    yield from out.batches(self._moved(found_in(batch, last), batch.path(last)))
+        yield from out.batches(self._last())
+
+    # ---- one node of the upper directory ------------------------------------------------------
 
     def _special(self, batch: Batch, i: int, flags: int) -> None:
         node = batch.nodes[i]
-        where = f"{self._upper[1]}/{show(batch.path(i))}"
+        path = batch.path(i)
+        if flags & WHITEOUT:
+            self._refuse_reserved(0, path, flags)
+            return
         if flags & RESERVED:
-            raise InvalidInputError(
-                f"{where}: a layer cannot hold a name that begins with .wh., it means a removed file",
-                path=where,
-            )
-        if flags & (REDIRECT | METACOPY | INDEXED):
-            raise InvalidInputError(
-                f"{where}: its content lies in a lower directory: name those (--lower)", path=where
-            )
+            self._refuse_reserved(0, path, flags)
         if flags & SOCKET:
             node.flags |= SKIP
-            self.notes.append(f"{where}: a socket, left out")
-        elif flags & LINKED:
-            first = self._links.seen(batch, i)
-            if first is not None:
+            self._note(0, path)
+            return
+        if flags & REDIRECT and stat.S_ISDIR(node.mode):
+            self._need_lower(path, "redirect")
+            # What lies below under its name is not its own.
+            node.flags |= OPAQUE
+            return
+        if flags & INDEXED and flags & LINKED:
+            self._index(found_in(batch, i), path)
+        if flags & LINKED:
+            first = self._first.setdefault(inode(batch.node(i)), path)
+            if first != path:
                 node.flags |= HARDLINK
                 node.link_off = batch.add_text(first)
                 node.link_len = len(first)
+                return
+        if flags & METACOPY:
+            data = self._data_below(found_in(batch, i), path)
+            node.root = data.place[0]
+            node.path_off = batch.add_text(data.place[1])
+            node.path_len = len(data.place[1])
+            node.ino = data.found.node.ino
+            node.ctime_sec = data.found.node.ctime_sec
+            node.ctime_nsec = data.found.node.ctime_nsec
+
+    def _where(self, layer: int, path: bytes) -> str:
+        return f"{self._roots[layer][1]}/{show(path)}"
+
+    def _refuse_reserved(self, layer: int, path: bytes, flags: int) -> None:
+        if flags & RESERVED:
+            where = self._where(layer, path)
+            raise InvalidInputError(
+                f"{where}: a layer cannot hold a name that begins with .wh., "
+                "which means a removed file",
+                path=where,
+            )
+
+    def _note(self, layer: int, path: bytes) -> None:
+        if len(self.notes) < MAX_NOTES:
+            self.notes.append(f"{self._where(layer, path)}: a socket, left out")
+
+    def _need_lower(self, path: bytes, why: str) -> None:
+        if len(self._roots) < 2:
+            where = self._where(0, path)
+            raise InvalidInputError(
+                f"{where}: what it shows lies in a lower directory ({why}): name those too",
+                path=where,
+            )
+
+    def _lower_bases(self, directory: bytes) -> list[Place]:
+        """What lies below a directory of the upper layer; neighbours ask for the same."""
+        if self._bases[0] != directory:
+            self._bases = (directory, self._stack.lower_bases(directory))
+        return self._bases[1]
+
+    def _data_below(self, upper: Found, path: bytes, bases: Sequence[Place] | None = None) -> Hit:
+        self._need_lower(path, "metacopy")
+        parent, _, name = path.rpartition(b"/")
+        if bases is None:
+            bases = self._lower_bases(parent)
+        return self._content_of(
+            self._stack.lower_of(bases, name, upper), upper, self._where(0, path)
+        )
+
+    @staticmethod
+    def _content_of(hits: Sequence[Hit], top: Found, where: str) -> Hit:
+        """The file that has the content of `top`, of the files below it."""
+        for hit in hits:
+            node = hit.found.node
+            if stat.S_ISREG(node.mode) and not node.flags & METACOPY:
+                if node.size != top.node.size:
+                    break
+                return hit
+        raise InvalidInputError(
+            f"{where}: its content (metacopy) is not in the lower directories that were given",
+            path=where,
+        )
+
+    # ---- directories that were moved ----------------------------------------------------------
+
+    def _moved(self, upper: Found, path: bytes) -> Iterator[Item]:
+        """All that a moved directory shows, except itself."""
+        parent, _, name = path.rpartition(b"/")
+        below = self._stack.lower_of(self._lower_bases(parent), name, upper)
+        pending = [self._merged(path, (0, path), [hit.place for hit in below])]
+        while pending:
+            step = next(pending[-1], None)
+            if step is None:
+                pending.pop()
+            elif isinstance(step, Item):
+                yield step
+            else:
+                pending.append(self._merged(*step))
+
+    def _merged(
+        self, directory: bytes, upper: Place | None, bases: Sequence[Place]
+    ) -> Iterator[Item | tuple[bytes, Place | None, Sequence[Place]]]:
+        """What a directory shows that the layer calls `directory`: items, and the directories to go
+        down into, in order."""
+        seen: dict[bytes, Hit] = {}
+        for place in (*((upper,) if upper is not None else ()), *bases):
+            for name, found in self._stack.children(place).items():
+                seen.setdefault(name, Hit((place[0], join(place[1], name)), found))
+        for name, hit in sorted(seen.items()):
+            if hit.found.node.flags & WHITEOUT:
+                continue
+            called = join(directory, name)
+            if hit.place[0] == 0:
+                hits = self._stack.lower_of(bases, name, hit.found)
+                chain = [hit, *hits]
+            else:
+                chain = hits = self._stack.find(bases, name)
+                if not hits:
+                    continue
+                hit = hits[0]
+            yield from self._item(hit, called, chain)
+            if is_dir(hit.found):
+                yield (called, hit.place if hit.place[0] == 0 else None, [h.place for h in hits])
+
+    def _item(self, hit: Hit, name: bytes, chain: Sequence[Hit]) -> Iterator[Item]:
+        layer, path = hit.place
+        flags = hit.found.node.flags
+        self._refuse_reserved(layer, path, flags)
+        if flags & SOCKET:
+            self._note(layer, path)
+            return
+        if layer == 0 and flags & INDEXED and flags & LINKED:
+            self._index(hit.found, name)
+        if flags & LINKED:
+            if layer > 0:
+                self._late.append((hit, name))
+                return
+            first = self._first.setdefault(inode(hit.found.node), name)
+            if first != name:
+                yield Item(hit, name, HARDLINK, first)
+                return
+        data = None
+        if flags & METACOPY:
+            data = self._content_of(chain[1:], hit.found, self._where(layer, path))
+        # Opaque as a whole: the directory that was moved says it.
+        yield Item(hit, name, 0, None, data)
+
+    # ---- names that lie below -----------------------------------------------------------------
+
+    def _index(self, upper: Found, name: bytes) -> None:
+        """A file that was copied up for all of its names (index=on)."""
+        key = inode(upper.node)
+        if key in self._indexed:
+            return
+        self._need_lower(name, "index")
+        origin = overlay_xattr(upper, b"origin") or b""
+        self._indexed[key] = (name, origin[4:5] + origin[_ORIGIN_HEAD:])
+
+    def _last(self) -> Iterator[Item]:
+        """Files with names below: moved ones, then names that nobody touched."""
+        origins = {handle: (key, name) for key, (name, handle) in self._indexed.items() if handle}
+        moved: dict[Inode, tuple[bytes, int]] = {}
+        for hit, name in self._late:
+            layer, path = hit.place
+            key = inode(hit.found.node)
+            if origins and key not in moved:
+                known = origins.get(self._stack.lookers[layer].handle(path) or b"")
+                if known is not None:
+                    moved[key] = (known[1], 0)
+            first, count = moved.get(key, (name, 0))
+            moved[key] = (first, count + 1)
+            if first != name:
+                yield Item(hit, name, HARDLINK, first)
+                continue
+            data = None
+            if hit.found.node.flags & METACOPY:
+                chain = self._stack.find(self._stack.below(layer), path)
+                data = self._content_of(chain, hit.found, self._where(layer, path))
+            yield Item(hit, name, 0, None, data)
+        if origins or any(
+            moved[inode(hit.found.node)][1] < hit.found.node.nlink for hit, _ in self._late
+        ):
+            yield from self._untouched(origins, moved)
+
+    def _untouched(
+        self, origins: dict[bytes, tuple[Inode, bytes]], moved: dict[Inode, tuple[bytes, int]]
+    ) -> Iterator[Item]:
+        """Names of the layers below, still seen, of files that the layer has under other names."""
+        done: set[bytes] = set()
+        for layer in range(1, len(self._roots)):
+            fd, where = self._roots[layer]
+            looker = self._stack.lookers[layer]
+            with Walk(fd, where, overlay=True) as walk:
+                while (batch := walk.next()) is not None:
+                    for i, flags in enumerate(batch.flags()):
+                        if not flags & LINKED:
+                            continue
+                        path = batch.path(i)
+                        key = inode(batch.node(i))
+                        first = moved[key][0] if key in moved else None
+                        if first is None and origins:
+                            known = origins.get(looker.handle(path) or b"")
+                            first = known[1] if known is not None else None
+                        if first is None or path in done:
+                            continue
+                        seen = self._stack.visible(path)
+                        if seen is None or seen.place != (layer, path):
+                            continue
+                        done.add(path)
+                        yield Item(Hit((layer, path), found_in(batch, i)), path, HARDLINK, first)
+
+
+class _Collector:
+    """Items as batches, in memory of its own."""
+
+    def __init__(self) -> None:
+        self._batch = Batch(_FRESH, 256 << 10)
+
+    def batches(self, items: Iterator[Item]) -> Iterator[Batch]:
+        batch = self._batch
+        batch.clear()
+        for item in items:
+            self._add(item)
+            if batch.n == batch.capacity:
+                yield batch
+                batch.clear()
+        if batch.n:
+            yield batch
+            batch.clear()
+
+    def _add(self, item: Item) -> None:
+        (layer, path), found = item.hit
+        node = found.node._replace(root=layer, flags=item.flags)
+        if item.data is not None:
+            (layer, path), below = item.data
+            node = node._replace(
+                root=layer,
+                ino=below.node.ino,
+                ctime_sec=below.node.ctime_sec,
+                ctime_nsec=below.node.ctime_nsec,
+            )
+        link = item.link if item.link is not None else found.link
+        self._batch.add(node, path, item.name, link, found.xattrs)
