@@ -49,7 +49,7 @@ class Note(NamedTuple):
     """What could not be kept, how often, and the first: its node and errno (0: none)."""
 
     what: str
-    count: int
+    n: int
     node: int
     errno: int
 

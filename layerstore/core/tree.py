@@ -46,7 +46,7 @@ class Segment(NamedTuple):
     start: int
     end: int
     first: int
-    count: int
+    n: int
     layer: int
 
 

@@ -337,12 +337,12 @@ class _Work:
             for note in one.notes():
                 old = found.get(note.what)
                 if old is not None:
-                    note = old._replace(count=old.count + note.count)
+                    note = old._replace(n=old.n + note.n)
                 found[note.what] = note
         out = []
         for note in found.values():
             why = f" ({os.strerror(note.errno)})" if note.errno else ""
-            out.append(f"{note.what}{why}: {self._counted(note.count, note.node)}")
+            out.append(f"{note.what}{why}: {self._counted(note.n, note.node)}")
         skipped = self._tree.all(SKIPPED)
         if skipped:
             out.append(
@@ -426,10 +426,10 @@ class _Work:
             if self._rows[segment.layer].tar is None:
                 # It comes as one stream: all of its files in one go.
                 if begun is not None and begun[0] == segment.layer:
-                    begun = (begun[0], begun[1], begun[2] + segment.count)
+                    begun = (begun[0], begun[1], begun[2] + segment.n)
                     continue
                 self._stream(begun)
-                begun = (segment.layer, segment.first, segment.count)
+                begun = (segment.layer, segment.first, segment.n)
                 continue
             if segment.layer not in sources:
                 sources.clear()
@@ -443,7 +443,7 @@ class _Work:
     def _write_segment(
         self, applier: Applier, segment: Segment, base: int, spans: list[Span]
     ) -> None:
-        first, left = segment.first, segment.count
+        first, left = segment.first, segment.n
         last: bytes | None = None
         source: Any = None
         for data, offset, size in self._storage.chunks.read_spans(iter(spans)):
