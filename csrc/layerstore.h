@@ -26,6 +26,7 @@
 #define LS_ESTATE -4   /* called out of order, or after an error */
 #define LS_EOS -5      /* the system refused: ls_error.offset is the errno, the reason the call */
 #define LS_ECHANGED -6 /* a file is not what it was when it was looked at */
+#define LS_ESYSTEM -7  /* a system call failed */
 
 typedef struct ls_error {
     int32_t code;
@@ -377,5 +378,197 @@ uint64_t ls_bits_mark(uint8_t *bits, const ls_run *space, const uint64_t *cumula
 size_t ls_bits_runs(const uint8_t *bits, const ls_run *space, const uint64_t *cumulative,
                     size_t n_space, int value, ls_run *out, size_t max, size_t *cursor);
 uint64_t ls_bits_count(const uint8_t *bits, uint64_t n);
+
+/* ---- tree: the final tree of a stack of layers ------------------------------------------------- */
+/* Fed with the headers of layers, lowest first, it keeps one node for each name and works out what
+ * is there in the end (image-spec layer.md): whiteouts, opaque directories, hard links across
+ * layers, duplicates, files that become directories and back. A parent that is a symbolic link is
+ * followed inside the root. What is ambiguous or leads outside is LS_EINVALID, before anything is
+ * written. Nodes are named by index; the memory is the caller's, may be moved, and grows when
+ * LS_ESPACE asks for it: then give more (see ls_tree_out) and make the same call again. */
+
+#define LS_TREE_NONE 4294967295
+#define LS_TREE_DEPTH 2048 /* directories in directories */
+#define LS_TREE_PATH 16384 /* bytes of a name in a tar, as it stands there */
+#define LS_TREE_LINKS 255  /* symbolic links on the way to one name */
+#define LS_TREE_SCRATCH 4980736
+
+#define LS_NODE_DEAD 1       /* replaced or hidden */
+#define LS_NODE_IMPLICIT 2   /* a directory that no layer has an entry for */
+#define LS_NODE_OPAQUE 4     /* hides what lower layers have in it (of the layer `died`) */
+#define LS_NODE_LINKED 8     /* has a place in the tree */
+#define LS_NODE_KNOWN 16     /* planning: ALIVE is decided */
+#define LS_NODE_ALIVE 32     /* planning: part of the final tree */
+#define LS_NODE_EMIT 64      /* planning: to be made */
+#define LS_NODE_NOT_MADE 128 /* making: left out, with a note */
+
+/* Types are those of tar ('0', '1', ...), 'w' a whiteout, '?' one that is skipped. */
+typedef struct ls_node {
+    uint64_t at;     /* file: where its payload begins, in the content stream or the tar */
+    uint64_t size;   /* file: its bytes */
+    uint64_t stored; /* file: bytes of payload, those in `extra` too; differs when sparse */
+    uint64_t header; /* first byte of its headers in its layer's tar */
+    int64_t mtime_sec;
+    uint32_t mtime_nsec;
+    uint32_t uid;
+    uint32_t gid;
+    uint32_t major;
+    uint32_t minor;
+    uint32_t parent;
+    uint32_t next; /* in a chain of the table */
+    uint32_t link; /* '1': the node of its file. Others, planned: the name they are made under */
+    uint32_t name_off;  /* in the arena */
+    uint32_t extra_off; /* in the arena: u8 tag, u32 length, bytes; see csrc/tree_impl.h */
+    uint32_t extra_len;
+    uint16_t name_len;
+    uint16_t mode;
+    uint16_t layer; /* the one that it is from */
+    uint16_t born;  /* the one that first had it */
+    uint16_t died;  /* dead: the one that took it away */
+    uint16_t depth;
+    uint8_t type;
+    uint8_t flags;
+} ls_node;
+
+typedef struct ls_tree_mem {
+    ls_node *nodes;
+    uint8_t *arena;
+    uint32_t *table; /* `table_size` is a power of two; all LS_TREE_NONE at first */
+    uint64_t max_nodes;
+    uint64_t arena_size;
+    uint64_t table_size;
+} ls_tree_mem;
+
+typedef struct ls_tree_out {
+    size_t used;         /* bytes of the input taken */
+    uint64_t n_nodes;    /* in use */
+    uint64_t need_nodes; /* LS_ESPACE: what is needed at least */
+    uint64_t need_arena;
+} ls_tree_out;
+
+typedef struct ls_tree ls_tree;
+
+size_t ls_tree_sizeof(void);
+/* `seed` makes the table's order unpredictable. `mem` needs room for a node. */
+void ls_tree_init(ls_tree *t, const ls_tree_mem *mem, uint8_t *scratch, uint64_t seed);
+/* After the table was exchanged for one of another size: fills it. */
+void ls_tree_rehash(ls_tree *t, const ls_tree_mem *mem);
+/* Begins the next layer. `split`: it comes as a header stream with `marks` (all of them; they must
+ * stay valid), whose payloads lie in a content stream of `content` bytes; else as a tar. */
+int ls_tree_layer(ls_tree *t, int split, const uint8_t *marks, size_t marks_size, uint64_t content,
+                  ls_error *err);
+int ls_tree_feed(ls_tree *t, const ls_tree_mem *mem, const uint8_t *data, size_t size, int final,
+                 ls_tree_out *out, ls_error *err);
+/* All of the layer was fed: applies it to the tree. */
+int ls_tree_apply(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_error *err);
+/* The name at fault after LS_EINVALID, or a node's path. Returns its length, at most `size`. */
+size_t ls_tree_bad(const ls_tree *t, uint8_t *out, size_t size);
+size_t ls_tree_path(const ls_tree *t, const ls_tree_mem *mem, uint32_t node, uint8_t *out,
+                    size_t size);
+/* The node at a path below the root ("" is the root), no link followed; or LS_TREE_NONE. */
+uint32_t ls_tree_find(const ls_tree *t, const ls_tree_mem *mem, const uint8_t *path, size_t size);
+uint32_t ls_tree_root(const ls_tree *t);
+
+typedef struct ls_tree_plan {
+    uint64_t entries; /* that will be made */
+    uint64_t bytes;   /* of content that will be written */
+    uint64_t stored;  /* of payload that will be read */
+} ls_tree_plan;
+
+/* Decides what is to be made: all, or with `upper` only what the last layer adds to an overlay over
+ * the layers below it. After it the tree takes no more layers. */
+int ls_tree_finish(ls_tree *t, const ls_tree_mem *mem, int upper, ls_tree_plan *plan);
+
+#define LS_LIST_DIRS 0      /* parents before children; the root is the first */
+#define LS_LIST_FILES 1     /* in the order of layers and of their content */
+#define LS_LIST_OTHERS 2    /* symbolic links, devices, fifos */
+#define LS_LIST_LINKS 3     /* further names of files */
+#define LS_LIST_WHITEOUTS 4 /* with `upper`: names to hide */
+#define LS_LIST_SKIPPED 5   /* entries that are not understood; paths are those of the tar */
+
+/* Nodes of one kind, from `*cursor` (0 at the start) on; 0 means that all were seen. `max` is at
+ * least LS_TREE_DEPTH + 2. */
+size_t ls_tree_list(ls_tree *t, const ls_tree_mem *mem, int kind, uint64_t *cursor, uint32_t *out,
+                    size_t max);
+
+/* A stretch of a layer's content, and the files in a list that lie in it. */
+typedef struct ls_segment {
+    uint64_t start; /* in the content stream, or the tar */
+    uint64_t end;
+    uint32_t first; /* in the list */
+    uint32_t count;
+    uint32_t layer; /* counts from 0 */
+    uint32_t zero;
+} ls_segment;
+
+/* Cuts a list of files into stretches of about `size` bytes of one layer; what is not wanted between
+ * them is left out where it is more than `gap` bytes. Goes on at `*cursor`; 0 means that all were
+ * seen. */
+size_t ls_tree_segments(const ls_tree *t, const ls_tree_mem *mem, const uint32_t *ids, size_t n,
+                        uint64_t size, uint64_t gap, uint64_t *cursor, ls_segment *out, size_t max);
+
+/* ---- apply: makes what a tree says, below a directory ------------------------------------------ */
+/* Every step is relative to a descriptor; symbolic links and mounts are never followed, nothing that
+ * exists is opened for writing. Owners, modes and times go on through the descriptor of what was
+ * made. One struct serves one thread; several may work on one tree. Directories are made before
+ * what is in them, with mode 0700, and get their own attributes at the end. */
+
+#define LS_APPLY_TRY 1         /* what is not permitted or supported becomes a note */
+#define LS_APPLY_ROOTLESS 2    /* owners go to the xattr user.rootlesscontainers */
+#define LS_APPLY_UPPER 4       /* an overlay's upper directory: overlay's xattrs are ours alone */
+#define LS_APPLY_USER_XATTR 8  /* user.overlay. instead of trusted.overlay. */
+#define LS_APPLY_NO_OPENAT2 16 /* walk with O_NOFOLLOW, as on kernels below 5.6 */
+
+typedef struct ls_idmap {
+    uint32_t inside; /* in the layer */
+    uint32_t outside;
+    uint32_t count;
+} ls_idmap;
+
+#define LS_NOTE_OWNER 0
+#define LS_NOTE_UNMAPPED 1
+#define LS_NOTE_MODE 2
+#define LS_NOTE_SETID 3 /* left out, since the owner is another */
+#define LS_NOTE_XATTR 4
+#define LS_NOTE_DEVICE 5
+#define LS_NOTE_TIMES 6
+#define LS_NOTE_OVERLAY 7 /* an xattr of overlayfs in a layer, left out */
+#define LS_NOTE_LINK 8    /* a further name of what was left out */
+#define LS_NOTES 9
+
+typedef struct ls_apply_out {
+    size_t done;    /* nodes that are finished */
+    uint64_t bytes; /* written, in all calls */
+    uint32_t node;  /* LS_ESYSTEM: the one that could not be made */
+    int32_t system; /* LS_ESYSTEM: errno */
+    uint64_t notes[LS_NOTES];
+    uint32_t first[LS_NOTES];
+    int32_t why[LS_NOTES]; /* errno of the first */
+} ls_apply_out;
+
+typedef struct ls_apply ls_apply;
+
+size_t ls_apply_sizeof(void);
+/* `root_fd` (readable, not O_PATH) stays the caller's. `uid`, `gid`: what a file has that this
+ * process makes there. The maps must stay valid; none means identity. */
+void ls_apply_init(ls_apply *a, const ls_tree *tree, int root_fd, uint32_t flags, uint32_t umask,
+                   uint32_t uid, uint32_t gid, const ls_idmap *uids, size_t n_uids,
+                   const ls_idmap *gids, size_t n_gids);
+void ls_apply_close(ls_apply *a);
+
+#define LS_MAKE_DIRS 0
+#define LS_MAKE_OTHERS 1
+#define LS_MAKE_LINKS 2
+#define LS_MAKE_WHITEOUTS 3
+#define LS_FINISH_DIRS 4 /* children before parents: give the list of directories from its end */
+
+/* LS_OK, or LS_ESYSTEM with `out`, LS_EINVALID if somebody interferes. */
+int ls_apply_run(ls_apply *a, const ls_tree_mem *mem, int what, const uint32_t *ids, size_t n,
+                 ls_apply_out *out, ls_error *err);
+/* `data` is content from `base` on. Makes those of the files `ids` (in order) that it reaches to the
+ * end of; `out->done` of them are finished, the next may be half-written and goes on with the next
+ * call, which must follow. */
+int ls_apply_feed(ls_apply *a, const ls_tree_mem *mem, const uint32_t *ids, size_t n, uint64_t base,
+                  const uint8_t *data, size_t size, ls_apply_out *out, ls_error *err);
 
 #endif

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .store import BlobWriter, Image, Lease, Store, open, rebuild_index
     from .values import (
         BlobInfo,
+        CheckoutReport,
         CheckReport,
         Damage,
         Descriptor,
@@ -74,6 +75,7 @@ _HOMES = {
     "values": (
         "BlobInfo",
         "CheckReport",
+        "CheckoutReport",
         "Damage",
         "Descriptor",
         "Edge",
@@ -96,6 +98,7 @@ __all__ = [
     "BusyError",
     "CancelledError",
     "CheckReport",
+    "CheckoutReport",
     "CorruptError",
     "Damage",
     "Descriptor",

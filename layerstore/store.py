@@ -387,6 +387,36 @@ class Store:
         """Writes one image out; see `export_images`."""
         return self.export_images([name], transport, referrers=referrers, progress=progress)[0]
 
+    def checkout(
+        self,
+        name: str,
+        target: str | os.PathLike[str],
+        *,
+        platform: str | None = None,
+        ownership: str | None = None,
+        uid_map: Sequence[tuple[int, int, int]] = (),
+        gid_map: Sequence[tuple[int, int, int]] = (),
+        progress: ProgressCallback | None = None,
+    ) -> values.CheckoutReport:
+        """Writes an image's root filesystem into a directory that is empty, or not there.
+
+        `ownership`: `exact` (all as the layers say, or an error), `try` (as far as it goes, the rest in
+        the report's notes), `rootless` (owners in the xattr user.rootlesscontainers); None is `exact`
+        for root outside of user namespaces, else `try`. The maps give ids of layers ids of the system:
+        `(inside, outside, count)`. Until it is whole, the target is marked as unfinished; it is not
+        synced. Raises NotFoundError, InvalidInputError (a layer that is not sound, naming layer, entry
+        and offset: nothing was written then; a target that is not empty), BusyError, StoreFullError,
+        OSError."""
+        from .layers import checkout
+
+        layers = [
+            checkout.Layer(x.digest, x.diff_id) for x in self.image(name, platform=platform).layers
+        ]
+        options = checkout.Options(ownership, tuple(uid_map), tuple(gid_map))
+        return checkout.checkout(
+            self._content, layers, os.fspath(target), options=options, progress=progress
+        )
+
     def images(self) -> list[values.ImageInfo]:
         """All images, sorted by name."""
         from .oci import images

@@ -124,6 +124,16 @@ ProgressCallback = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
+class CheckoutReport:
+    """What a checkout wrote: entries, bytes of files, seconds; `notes` say what could not be kept."""
+
+    entries: int
+    bytes: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GCReport:
     """What a gc did. `pending_bytes` is dead but still held back by a running operation."""
 
