@@ -70,7 +70,7 @@ int ls_apply_result(const ls_apply *a, size_t done, uint32_t node, int error, ls
 
 static int make_dir(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
     char name[256];
-    const ls_node *node = &mem->nodes[id];
+    const ls_tree_node *node = &mem->nodes[id];
     if (id == a->root_id)
         return 0;
     int dir = ls_apply_dir(a, mem, node->parent);
@@ -82,7 +82,7 @@ static int make_dir(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
 
 static int finish_dir(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
     char name[256];
-    const ls_node *node = &mem->nodes[id];
+    const ls_tree_node *node = &mem->nodes[id];
     int fd = a->root;
     if (id != a->root_id) {
         int dir = ls_apply_dir(a, mem, node->parent);
@@ -121,7 +121,7 @@ static int open_made(int dir, const char *name, mode_t kind, dev_t device) {
     return -1;
 }
 
-static int make_link(const ls_tree_mem *mem, const ls_node *node, int dir, const char *name) {
+static int make_link(const ls_tree_mem *mem, const ls_tree_node *node, int dir, const char *name) {
     char target[TREE_TARGET + 1];
     uint32_t at = 0, len = 0;
     const uint8_t *p = ls_tree_extra(mem, node, EXTRA_LINK, &at, &len);
@@ -136,8 +136,8 @@ static int make_link(const ls_tree_mem *mem, const ls_node *node, int dir, const
 
 static int make_other(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
     char name[256];
-    ls_node *node = &mem->nodes[id];
-    const ls_node *name_node = &mem->nodes[node->link];
+    ls_tree_node *node = &mem->nodes[id];
+    const ls_tree_node *name_node = &mem->nodes[node->link];
     int dir = ls_apply_dir(a, mem, name_node->parent);
     if (dir < 0)
         return -1;
@@ -175,8 +175,8 @@ static int make_other(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
 
 static int make_name(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
     char from[256], to[256];
-    const ls_node *node = &mem->nodes[id], *file = &mem->nodes[node->link];
-    const ls_node *first = &mem->nodes[file->link];
+    const ls_tree_node *node = &mem->nodes[id], *file = &mem->nodes[node->link];
+    const ls_tree_node *first = &mem->nodes[file->link];
     if (file->flags & LS_NODE_NOT_MADE)
         return ls_apply_note(a, LS_NOTE_LINK, id, EPERM);
     int dir = ls_apply_dir(a, mem, first->parent);
@@ -203,7 +203,7 @@ static int make_name(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
 
 static int make_whiteout(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
     char name[256];
-    const ls_node *node = &mem->nodes[id];
+    const ls_tree_node *node = &mem->nodes[id];
     int dir = ls_apply_dir(a, mem, node->parent);
     if (dir < 0)
         return -1;

@@ -76,7 +76,7 @@ static size_t put_field(uint8_t *out, uint8_t tag, uint32_t value) {
     return n;
 }
 
-static int set_rootless(ls_apply *a, const ls_node *node, const apply_what *w) {
+static int set_rootless(ls_apply *a, const ls_tree_node *node, const apply_what *w) {
     uint8_t value[12];
     if (node->uid == 0 && node->gid == 0)
         return 0;
@@ -90,7 +90,7 @@ static int set_rootless(ls_apply *a, const ls_node *node, const apply_what *w) {
 }
 
 /* *own: the owner is the one that the layer names. */
-static int set_owner(ls_apply *a, const ls_node *node, const apply_what *w, int *own,
+static int set_owner(ls_apply *a, const ls_tree_node *node, const apply_what *w, int *own,
                      int *changed) {
     uint32_t uid, gid;
     *own = 1;
@@ -121,7 +121,7 @@ static int starts(const char *name, const char *prefix) {
     return strncmp(name, prefix, strlen(prefix)) == 0;
 }
 
-int ls_apply_has_xattrs(const ls_apply *a, const ls_tree_mem *mem, const ls_node *node) {
+int ls_apply_has_xattrs(const ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node) {
     uint32_t at = 0, len;
     if ((a->flags & LS_APPLY_ROOTLESS) && (node->uid || node->gid))
         return 1;
@@ -137,7 +137,7 @@ static void map_capability(const ls_apply *a, uint8_t *value, uint32_t size) {
         tree_put32(value + 20, root);
 }
 
-static int set_xattrs(ls_apply *a, const ls_tree_mem *mem, const ls_node *node,
+static int set_xattrs(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node,
                       const apply_what *w) {
     uint32_t at = 0, len;
     const uint8_t *p;
@@ -183,7 +183,7 @@ int ls_apply_opaque(ls_apply *a, int fd) {
     return fsetxattr(fd, name, "y", 1, 0);
 }
 
-int ls_apply_attributes(ls_apply *a, const ls_tree_mem *mem, const ls_node *node, apply_what w) {
+int ls_apply_attributes(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node, apply_what w) {
     int own = 1, changed = 0;
     if (set_owner(a, node, &w, &own, &changed) < 0)
         return -1;

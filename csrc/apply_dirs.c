@@ -97,7 +97,7 @@ int ls_apply_dir(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
     while (n > 0) {
         size_t used = 0;
         while (n > 0 && used < SEGMENT - 256) {
-            const ls_node *node = &mem->nodes[chain[--n]];
+            const ls_tree_node *node = &mem->nodes[chain[--n]];
             if (used > 0)
                 path[used++] = '/';
             apply_name(mem, node, path + used);

@@ -57,7 +57,7 @@ static uint64_t get64(const uint8_t *p) {
 }
 
 /* The next n bytes of the payload. */
-static int put_payload(ls_apply *a, const ls_tree_mem *mem, const ls_node *node, const uint8_t *p,
+static int put_payload(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node, const uint8_t *p,
                        size_t n) {
     uint32_t at = 0, len = 0;
     const uint8_t *map = node->extra_len ? ls_tree_extra(mem, node, EXTRA_MAP, &at, &len) : NULL;
@@ -91,7 +91,7 @@ static int put_payload(ls_apply *a, const ls_tree_mem *mem, const ls_node *node,
 }
 
 static int begin(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
-    const ls_node *node = &mem->nodes[id], *name_node = &mem->nodes[node->link];
+    const ls_tree_node *node = &mem->nodes[id], *name_node = &mem->nodes[node->link];
     char name[256];
     int dir = ls_apply_dir(a, mem, name_node->parent);
     if (dir < 0)
@@ -111,7 +111,7 @@ static int begin(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
 }
 
 static int end(ls_apply *a, const ls_tree_mem *mem) {
-    const ls_node *node = &mem->nodes[a->node];
+    const ls_tree_node *node = &mem->nodes[a->node];
     mode_t made = node->mode & 0777 & ~(mode_t)a->umask;
     apply_what w = {a->file, 0, node->mode != made || ls_apply_has_xattrs(a, mem, node), a->node};
     if (a->length != node->size && ftruncate(a->file, (off_t)node->size) < 0)
@@ -128,7 +128,7 @@ int ls_apply_feed(ls_apply *a, const ls_tree_mem *mem, const uint32_t *ids, size
                   const uint8_t *data, size_t size, ls_apply_out *out, ls_error *err) {
     size_t i = 0;
     for (; i < n; i++) {
-        const ls_node *node = &mem->nodes[ids[i]];
+        const ls_tree_node *node = &mem->nodes[ids[i]];
         uint32_t at = 0, ahead = 0;
         if (node->extra_len && ls_tree_extra(mem, node, EXTRA_INLINE, &at, &ahead) == NULL)
             ahead = 0;

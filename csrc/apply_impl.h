@@ -47,14 +47,14 @@ typedef struct apply_what {
 } apply_what;
 
 /* Owner, xattrs, mode, times, in this order. */
-int ls_apply_attributes(ls_apply *a, const ls_tree_mem *mem, const ls_node *node, apply_what w);
+int ls_apply_attributes(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node, apply_what w);
 int ls_apply_opaque(ls_apply *a, int fd);
 /* Whether it has xattrs of its own, or gets them. */
-int ls_apply_has_xattrs(const ls_apply *a, const ls_tree_mem *mem, const ls_node *node);
+int ls_apply_has_xattrs(const ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node);
 /* Counts a note if errors of this kind may become one (0), or says -1. */
 int ls_apply_note(ls_apply *a, int what, uint32_t id, int error);
 
-static inline void apply_name(const ls_tree_mem *mem, const ls_node *node, char *out) {
+static inline void apply_name(const ls_tree_mem *mem, const ls_tree_node *node, char *out) {
     /* Names of nodes in the tree have at most 255 bytes and no NUL. */
     uint16_t n = node->name_len < 255 ? node->name_len : 255;
     for (uint16_t i = 0; i < n; i++)

@@ -403,7 +403,7 @@ uint64_t ls_bits_count(const uint8_t *bits, uint64_t n);
 #define LS_NODE_NOT_MADE 128 /* making: left out, with a note */
 
 /* Types are those of tar ('0', '1', ...), 'w' a whiteout, '?' one that is skipped. */
-typedef struct ls_node {
+typedef struct ls_tree_node {
     uint64_t at;     /* file: where its payload begins, in the content stream or the tar */
     uint64_t size;   /* file: its bytes */
     uint64_t stored; /* file: bytes of payload, those in `extra` too; differs when sparse */
@@ -428,10 +428,10 @@ typedef struct ls_node {
     uint16_t depth;
     uint8_t type;
     uint8_t flags;
-} ls_node;
+} ls_tree_node;
 
 typedef struct ls_tree_mem {
-    ls_node *nodes;
+    ls_tree_node *nodes;
     uint8_t *arena;
     uint32_t *table; /* `table_size` is a power of two; all LS_TREE_NONE at first */
     uint64_t max_nodes;

@@ -28,7 +28,7 @@ static uint32_t slot_of(const ls_tree *t, const ls_tree_mem *mem, uint32_t paren
     return (uint32_t)(h >> 32) & (uint32_t)(mem->table_size - 1);
 }
 
-static int is_named(const ls_tree_mem *mem, const ls_node *node, uint32_t parent,
+static int is_named(const ls_tree_mem *mem, const ls_tree_node *node, uint32_t parent,
                     const uint8_t *name, size_t len) {
     return node->parent == parent && node->name_len == len &&
            memcmp(mem->arena + node->name_off, name, len) == 0;
@@ -38,7 +38,7 @@ uint32_t ls_tree_child(const ls_tree *t, const ls_tree_mem *mem, uint32_t parent
                        const uint8_t *name, size_t len) {
     uint32_t id = mem->table[slot_of(t, mem, parent, name, len)];
     for (; id != NONE; id = mem->nodes[id].next) {
-        const ls_node *node = &mem->nodes[id];
+        const ls_tree_node *node = &mem->nodes[id];
         if (!(node->flags & LS_NODE_DEAD) && is_named(mem, node, parent, name, len))
             return id;
     }
@@ -50,7 +50,7 @@ static int hid_directory(const ls_tree *t, const ls_tree_mem *mem, uint32_t pare
                          const uint8_t *name, size_t len) {
     uint32_t id = mem->table[slot_of(t, mem, parent, name, len)];
     for (; id != NONE; id = mem->nodes[id].next) {
-        const ls_node *node = &mem->nodes[id];
+        const ls_tree_node *node = &mem->nodes[id];
         if ((node->flags & LS_NODE_DEAD) && node->died == t->layer && node->type == '5' &&
             is_named(mem, node, parent, name, len))
             return 1;
@@ -59,7 +59,7 @@ static int hid_directory(const ls_tree *t, const ls_tree_mem *mem, uint32_t pare
 }
 
 static void link_in(const ls_tree *t, const ls_tree_mem *mem, uint32_t id) {
-    ls_node *node = &mem->nodes[id];
+    ls_tree_node *node = &mem->nodes[id];
     uint32_t *slot =
         &mem->table[slot_of(t, mem, node->parent, mem->arena + node->name_off, node->name_len)];
     node->next = *slot;
@@ -79,7 +79,7 @@ void ls_tree_rehash(ls_tree *t, const ls_tree_mem *mem) {
 /* Takes a node out. One that this layer made itself is forgotten; one of the layers below stays to be
  * found by hid_directory. */
 static void take_out(const ls_tree *t, const ls_tree_mem *mem, uint32_t id) {
-    ls_node *node = &mem->nodes[id];
+    ls_tree_node *node = &mem->nodes[id];
     node->flags |= LS_NODE_DEAD;
     node->died = t->layer;
     if (node->born != t->layer)
@@ -99,7 +99,7 @@ void ls_tree_init(ls_tree *t, const ls_tree_mem *mem, uint8_t *scratch, uint64_t
     t->work[1] = t->work[0] + TREE_WORK;
     t->seed = seed;
     t->n = 1;
-    ls_node *root = &mem->nodes[0];
+    ls_tree_node *root = &mem->nodes[0];
     memset(root, 0, sizeof *root);
     root->type = '5';
     root->mode = 0755;
@@ -114,7 +114,7 @@ uint32_t ls_tree_root(const ls_tree *t) {
     return t->root;
 }
 
-const uint8_t *ls_tree_extra(const ls_tree_mem *mem, const ls_node *node, uint8_t tag, uint32_t *at,
+const uint8_t *ls_tree_extra(const ls_tree_mem *mem, const ls_tree_node *node, uint8_t tag, uint32_t *at,
                              uint32_t *len) {
     const uint8_t *p = mem->arena + node->extra_off;
     while (*at + EXTRA_HEAD <= node->extra_len) {
@@ -165,7 +165,7 @@ typedef struct walk {
 } walk;
 
 static int refuse(walk *w, const char *why) {
-    const ls_node *node = &w->mem->nodes[w->node];
+    const ls_tree_node *node = &w->mem->nodes[w->node];
     return ls_tree_refuse(w->t, w->err, node->header, w->mem->arena + node->name_off,
                           node->name_len, why);
 }
@@ -186,7 +186,7 @@ static int make_implicit(walk *w, uint32_t parent, const uint8_t *name, size_t l
     uint32_t old = ls_tree_child(t, mem, parent, name, len);
     if (old != NONE)
         take_out(t, mem, old);
-    ls_node *node = &mem->nodes[t->n];
+    ls_tree_node *node = &mem->nodes[t->n];
     memset(node, 0, sizeof *node);
     node->type = '5';
     node->mode = 0755;
@@ -246,7 +246,7 @@ static int resolve(walk *w, const uint8_t *path, size_t n) {
         if (len >= 4 && memcmp(p, ".wh.", 4) == 0)
             return refuse(w, "a whiteout as a directory");
         uint32_t next = ls_tree_child(t, mem, at, p, len);
-        const ls_node *found = next == NONE ? NULL : &mem->nodes[next];
+        const ls_tree_node *found = next == NONE ? NULL : &mem->nodes[next];
         if (found != NULL && found->type == '1')
             found = &mem->nodes[found->link];
         if (found != NULL && found->type == '2') {
@@ -286,13 +286,13 @@ static int resolve(walk *w, const uint8_t *path, size_t n) {
 
 /* The root stays the root: overlayfs knows no opaque one, so its names are hidden one by one. */
 static void empty_root(const ls_tree *t, const ls_tree_mem *mem) {
-    ls_node *root = &mem->nodes[t->root];
+    ls_tree_node *root = &mem->nodes[t->root];
     if ((root->flags & LS_NODE_OPAQUE) && root->died == t->layer)
         return;
     root->flags |= LS_NODE_OPAQUE;
     root->died = t->layer;
     for (uint32_t id = 0; id < t->first; id++) {
-        const ls_node *node = &mem->nodes[id];
+        const ls_tree_node *node = &mem->nodes[id];
         if (node->parent == t->root && (node->flags & LS_NODE_LINKED) &&
             !(node->flags & LS_NODE_DEAD))
             take_out(t, mem, id);
@@ -312,7 +312,7 @@ static int make_opaque(walk *w, uint32_t old) {
         return ls_tar_fail(w->err, LS_ELIMIT, 0, "more entries than can be counted");
     if (t->n >= mem->max_nodes)
         return ls_tree_more(w->out, (uint64_t)t->n + 1, 0, w->err);
-    ls_node *node = &mem->nodes[t->n];
+    ls_tree_node *node = &mem->nodes[t->n];
     take_out(t, mem, old);
     *node = mem->nodes[old];
     node->flags = (uint8_t)((node->flags & ~LS_NODE_DEAD) | LS_NODE_OPAQUE);
@@ -325,7 +325,7 @@ static int make_opaque(walk *w, uint32_t old) {
 static int hide(walk *w) {
     static const char opaque[] = ".wh..wh..opq";
     ls_tree *t = w->t;
-    ls_node *node = &w->mem->nodes[w->node];
+    ls_tree_node *node = &w->mem->nodes[w->node];
     w->create = 0;
     int code = resolve(w, w->mem->arena + node->name_off, node->name_len);
     if (code != LS_OK)
@@ -362,7 +362,7 @@ static int hide(walk *w) {
 }
 
 /* Moves a node's name (`len` bytes at `name`, part of its path) and its extras to where they stay. */
-static void settle(ls_tree *t, const ls_tree_mem *mem, ls_node *node, const uint8_t *name,
+static void settle(ls_tree *t, const ls_tree_mem *mem, ls_tree_node *node, const uint8_t *name,
                    size_t len) {
     uint8_t *arena = mem->arena;
     if (t->step != STEP_PLACES) { /* it was moved before, as a whole */
@@ -379,14 +379,14 @@ static void settle(ls_tree *t, const ls_tree_mem *mem, ls_node *node, const uint
     t->compact += node->extra_len;
 }
 
-static void settle_whole(ls_tree *t, const ls_tree_mem *mem, ls_node *node) {
+static void settle_whole(ls_tree *t, const ls_tree_mem *mem, ls_tree_node *node) {
     if (t->step == STEP_PLACES)
         settle(t, mem, node, mem->arena + node->name_off, node->name_len);
 }
 
 /* An entry for a directory that is there: its attributes are the new ones. */
-static void merge(ls_tree *t, const ls_tree_mem *mem, uint32_t into, ls_node *from) {
-    ls_node *node = &mem->nodes[into];
+static void merge(ls_tree *t, const ls_tree_mem *mem, uint32_t into, ls_tree_node *from) {
+    ls_tree_node *node = &mem->nodes[into];
     settle(t, mem, from, mem->arena + from->name_off, 0);
     node->header = from->header;
     node->mtime_sec = from->mtime_sec;
@@ -428,7 +428,7 @@ static int link_target(walk *w, uint32_t *target) {
 static int place(walk *w, int *waits) {
     ls_tree *t = w->t;
     const ls_tree_mem *mem = w->mem;
-    ls_node *node = &mem->nodes[w->node];
+    ls_tree_node *node = &mem->nodes[w->node];
     uint32_t target = NONE;
     *waits = 0;
     if (node->flags & LS_NODE_DEAD)
@@ -459,7 +459,7 @@ static int place(walk *w, int *waits) {
     }
     uint32_t old = ls_tree_child(t, mem, w->parent, w->name, w->len);
     if (old != NONE) {
-        const ls_node *was = &mem->nodes[old];
+        const ls_tree_node *was = &mem->nodes[old];
         if (was->type == '5' && node->type == '5') {
             merge(t, mem, old, node);
             return LS_OK;
@@ -483,7 +483,7 @@ static int place(walk *w, int *waits) {
     return LS_OK;
 }
 
-static int is_waiting(const ls_node *node) {
+static int is_waiting(const ls_tree_node *node) {
     return node->type == '1' && !(node->flags & (LS_NODE_DEAD | LS_NODE_LINKED));
 }
 
@@ -517,7 +517,7 @@ int ls_tree_apply(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_error
             continue;
         }
         w.node = t->cursor;
-        ls_node *node = &mem->nodes[t->cursor];
+        ls_tree_node *node = &mem->nodes[t->cursor];
         if (t->step == STEP_WHITEOUTS)
             code = node->type == 'w' && !(node->flags & LS_NODE_DEAD) ? hide(&w) : LS_OK;
         else if (t->step == STEP_PLACES || is_waiting(node))
@@ -533,7 +533,7 @@ int ls_tree_apply(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_error
     /* Whole if no implicit name had to go behind the pending ones. */
     uint64_t end = t->compact;
     for (uint32_t id = t->last; id < t->n; id++) {
-        const ls_node *node = &mem->nodes[id];
+        const ls_tree_node *node = &mem->nodes[id];
         uint64_t name_end = (uint64_t)node->name_off + node->name_len;
         if (name_end > end)
             end = name_end;

@@ -272,7 +272,7 @@ static int make_node(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_er
     if (t->n >= mem->max_nodes || need > mem->arena_size)
         return ls_tree_more(out, (uint64_t)t->n + 1, need, err);
 
-    ls_node *node = &mem->nodes[t->n];
+    ls_tree_node *node = &mem->nodes[t->n];
     uint8_t *arena = mem->arena;
     uint64_t at = t->arena_used;
     memset(node, 0, sizeof *node);

@@ -15,7 +15,7 @@ static void decide(const ls_tree *t, const ls_tree_mem *mem, uint32_t id) {
     uint32_t at = id;
     int alive = 1;
     while (at != t->root && !(mem->nodes[at].flags & LS_NODE_KNOWN)) {
-        const ls_node *node = &mem->nodes[at];
+        const ls_tree_node *node = &mem->nodes[at];
         if ((node->flags & out) || !(node->flags & LS_NODE_LINKED) || node->parent == NONE) {
             alive = 0;
             break;
@@ -39,16 +39,16 @@ static void emit(const ls_tree_mem *mem, uint32_t id) {
     }
 }
 
-static int opaque_now(const ls_tree *t, const ls_node *node) {
+static int opaque_now(const ls_tree *t, const ls_tree_node *node) {
     return (node->flags & LS_NODE_OPAQUE) && node->died == t->layer;
 }
 
 /* Whether a dead node leaves a name that the last layer has to hide. */
-static int leaves_whiteout(const ls_tree *t, const ls_tree_mem *mem, const ls_node *node) {
+static int leaves_whiteout(const ls_tree *t, const ls_tree_mem *mem, const ls_tree_node *node) {
     if (!(node->flags & LS_NODE_DEAD) || !(node->flags & LS_NODE_LINKED) ||
         node->died != t->layer || node->born == t->layer || node->parent == NONE)
         return 0;
-    const ls_node *parent = &mem->nodes[node->parent];
+    const ls_tree_node *parent = &mem->nodes[node->parent];
     if (!(parent->flags & LS_NODE_ALIVE) || (node->parent != t->root && opaque_now(t, parent)))
         return 0;
     return ls_tree_child(t, mem, node->parent, mem->arena + node->name_off, node->name_len) == NONE;
@@ -56,7 +56,7 @@ static int leaves_whiteout(const ls_tree *t, const ls_tree_mem *mem, const ls_no
 
 static void plan_upper(const ls_tree *t, const ls_tree_mem *mem) {
     for (uint32_t id = 0; id < t->n; id++) {
-        ls_node *node = &mem->nodes[id];
+        ls_tree_node *node = &mem->nodes[id];
         if (node->flags & LS_NODE_ALIVE) {
             if (node->layer == t->layer || (node->type == '5' && opaque_now(t, node)))
                 emit(mem, id);
@@ -68,7 +68,7 @@ static void plan_upper(const ls_tree *t, const ls_tree_mem *mem) {
     }
     /* All names of what was copied up. */
     for (uint32_t id = 0; id < t->n; id++) {
-        ls_node *node = &mem->nodes[id];
+        ls_tree_node *node = &mem->nodes[id];
         if (!(node->flags & LS_NODE_ALIVE))
             continue;
         uint32_t file = node->type == '1' ? node->link : id;
@@ -81,13 +81,13 @@ static void plan_upper(const ls_tree *t, const ls_tree_mem *mem) {
 }
 
 /* Whether a node is a file (or link, device, fifo) that is made, under the name `link`. */
-static int is_made(const ls_tree_mem *mem, const ls_node *node) {
+static int is_made(const ls_tree_mem *mem, const ls_tree_node *node) {
     return node->type != '1' && node->type != '5' && node->type != 'w' && node->type != '?' &&
            node->link != NONE && (mem->nodes[node->link].flags & LS_NODE_EMIT);
 }
 
 static int is_other_name(const ls_tree_mem *mem, uint32_t id) {
-    const ls_node *node = &mem->nodes[id];
+    const ls_tree_node *node = &mem->nodes[id];
     return node->type == '1' && (node->flags & LS_NODE_ALIVE) && (node->flags & LS_NODE_EMIT) &&
            mem->nodes[node->link].link != id;
 }
@@ -100,14 +100,14 @@ int ls_tree_finish(ls_tree *t, const ls_tree_mem *mem, int upper, ls_tree_plan *
     t->upper = upper != 0;
     mem->nodes[t->root].flags |= LS_NODE_KNOWN | LS_NODE_ALIVE;
     for (uint32_t id = 0; id < t->n; id++) {
-        ls_node *node = &mem->nodes[id];
+        ls_tree_node *node = &mem->nodes[id];
         if (!(node->flags & LS_NODE_KNOWN))
             decide(t, mem, id);
         if (node->type != '1')
             node->link = node->flags & LS_NODE_ALIVE ? id : NONE;
     }
     for (uint32_t id = 0; id < t->n; id++) {
-        ls_node *node = &mem->nodes[id];
+        ls_tree_node *node = &mem->nodes[id];
         if (node->type == '1' && (node->flags & LS_NODE_ALIVE) &&
             mem->nodes[node->link].link == NONE)
             mem->nodes[node->link].link = id;
@@ -119,7 +119,7 @@ int ls_tree_finish(ls_tree *t, const ls_tree_mem *mem, int upper, ls_tree_plan *
             if (mem->nodes[id].flags & LS_NODE_ALIVE)
                 mem->nodes[id].flags |= LS_NODE_EMIT;
     for (uint32_t id = 0; id < t->n; id++) {
-        ls_node *node = &mem->nodes[id];
+        ls_tree_node *node = &mem->nodes[id];
         node->flags &= (uint8_t)~LISTED;
         if ((node->flags & LS_NODE_ALIVE) && (node->flags & LS_NODE_EMIT))
             plan->entries++;
@@ -141,7 +141,7 @@ size_t ls_tree_path(const ls_tree *t, const ls_tree_mem *mem, uint32_t id, uint8
     for (; id != NONE && n <= LS_TREE_DEPTH; id = mem->nodes[id].parent)
         chain[n++] = id;
     while (n > 0) {
-        const ls_node *node = &mem->nodes[chain[--n]];
+        const ls_tree_node *node = &mem->nodes[chain[--n]];
         size_t len = node->name_len;
         if (used > 0 && used < size)
             out[used++] = '/';
@@ -154,7 +154,7 @@ size_t ls_tree_path(const ls_tree *t, const ls_tree_mem *mem, uint32_t id, uint8
 }
 
 static int is_listed(const ls_tree *t, const ls_tree_mem *mem, int kind, uint32_t id) {
-    const ls_node *node = &mem->nodes[id];
+    const ls_tree_node *node = &mem->nodes[id];
     switch (kind) {
     case LS_LIST_FILES:
         return node->type == '0' && is_made(mem, node);
@@ -218,7 +218,7 @@ size_t ls_tree_segments(const ls_tree *t, const ls_tree_mem *mem, const uint32_t
     (void)t;
     while (*cursor < n && made < max) {
         ls_segment *s = &out[made++];
-        const ls_node *node = &mem->nodes[ids[*cursor]];
+        const ls_tree_node *node = &mem->nodes[ids[*cursor]];
         *s = (ls_segment){node->at, node->at, (uint32_t)*cursor, 0, node->layer - 1u, 0};
         for (; *cursor < n; *cursor += 1) {
             uint32_t at = 0, ahead = 0;

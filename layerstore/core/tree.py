@@ -28,7 +28,7 @@ MAX_ENTRIES = 1 << 24
 """Names of all layers together: what an image can make us remember (about 3 GiB)."""
 MAX_NAMES = (1 << 32) - 1
 _BATCH = 65536
-_NODE = ffi.sizeof("ls_node")
+_NODE = ffi.sizeof("ls_tree_node")
 _NONE: int = lib.LS_TREE_NONE
 
 
@@ -82,7 +82,7 @@ class LayerTree:
         self._state = raw_new("char[]", lib.ls_tree_sizeof())
         self._scratch: Any = raw_new("uint8_t[]", lib.LS_TREE_SCRATCH)
         self.handle: Any = ffi.cast("ls_tree *", self._state)
-        self._nodes = _Map("ls_node *", 4096 * _NODE)
+        self._nodes = _Map("ls_tree_node *", 4096 * _NODE)
         self._arena = _Map("uint8_t *", 1 << 20)
         self._table = _Map("uint32_t *", 4 << 14)
         self.memory: Any = ffi.new("ls_tree_mem *")
