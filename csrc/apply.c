@@ -19,8 +19,8 @@ size_t ls_apply_sizeof(void) {
 }
 
 void ls_apply_init(ls_apply *a, const ls_tree *tree, int root_fd, uint32_t flags, uint32_t umask,
-                   uint32_t uid, uint32_t gid, const ls_idmap *uids, size_t n_uids,
-                   const ls_idmap *gids, size_t n_gids) {
+                   uint32_t uid, uint32_t gid, const ls_apply_idmap *uids, size_t n_uids,
+                   const ls_apply_idmap *gids, size_t n_gids) {
     memset(a, 0, sizeof *a);
     a->root = root_fd;
     a->root_id = tree->root;

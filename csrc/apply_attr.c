@@ -44,7 +44,7 @@ static int note_or_fail(ls_apply *a, int what, uint32_t id) {
     return -1;
 }
 
-static int map_id(const ls_idmap *maps, size_t n, uint32_t id, uint32_t *out) {
+static int map_id(const ls_apply_idmap *maps, size_t n, uint32_t id, uint32_t *out) {
     *out = id;
     if (n == 0)
         return 1;

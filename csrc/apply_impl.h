@@ -13,7 +13,7 @@ struct ls_apply {
     uint32_t umask;
     uint32_t uid, gid; /* what is made has these */
     uint16_t layer;    /* the last one */
-    const ls_idmap *uids, *gids;
+    const ls_apply_idmap *uids, *gids;
     size_t n_uids, n_gids;
     uint64_t bytes;
     /* descriptors of directories, by node */

@@ -519,11 +519,11 @@ size_t ls_tree_segments(const ls_tree *t, const ls_tree_mem *mem, const uint32_t
 #define LS_APPLY_USER_XATTR 8  /* user.overlay. instead of trusted.overlay. */
 #define LS_APPLY_NO_OPENAT2 16 /* walk with O_NOFOLLOW, as on kernels below 5.6 */
 
-typedef struct ls_idmap {
+typedef struct ls_apply_idmap {
     uint32_t inside; /* in the layer */
     uint32_t outside;
     uint32_t count;
-} ls_idmap;
+} ls_apply_idmap;
 
 #define LS_NOTE_OWNER 0
 #define LS_NOTE_UNMAPPED 1
@@ -552,8 +552,8 @@ size_t ls_apply_sizeof(void);
 /* `root_fd` (readable, not O_PATH) stays the caller's. `uid`, `gid`: what a file has that this
  * process makes there. The maps must stay valid; none means identity. */
 void ls_apply_init(ls_apply *a, const ls_tree *tree, int root_fd, uint32_t flags, uint32_t umask,
-                   uint32_t uid, uint32_t gid, const ls_idmap *uids, size_t n_uids,
-                   const ls_idmap *gids, size_t n_gids);
+                   uint32_t uid, uint32_t gid, const ls_apply_idmap *uids, size_t n_uids,
+                   const ls_apply_idmap *gids, size_t n_gids);
 void ls_apply_close(ls_apply *a);
 
 #define LS_MAKE_DIRS 0

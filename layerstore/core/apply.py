@@ -151,7 +151,7 @@ def pin(data: Buffer | array[int], kind: str = "uint32_t[]") -> Any:
 
 
 def _maps(maps: Sequence[IdMap]) -> Any:
-    out = ffi.new("ls_idmap[]", max(1, len(maps)))
+    out = ffi.new("ls_apply_idmap[]", max(1, len(maps)))
     for i, (inside, outside, count) in enumerate(maps):
         out[i] = (inside, outside, count)
     return out
