@@ -95,7 +95,7 @@ static int finish_dir(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
     }
     apply_what w = {fd, 0, 1, id};
     int result = 0;
-    if ((a->flags & LS_APPLY_UPPER) && id != a->root_id && (node->flags & LS_NODE_OPAQUE) &&
+    if ((a->flags & LS_APPLY_UPPER) && id != a->root_id && (node->flags & LS_TNODE_OPAQUE) &&
         node->died == a->layer)
         result = ls_apply_opaque(a, fd);
     if (result == 0)
@@ -155,7 +155,7 @@ static int make_other(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
             int error = errno;
             if ((error == EPERM || error == EACCES) && kind != S_IFIFO &&
                 ls_apply_note(a, LS_NOTE_DEVICE, id, error) == 0) {
-                node->flags |= LS_NODE_NOT_MADE;
+                node->flags |= LS_TNODE_NOT_MADE;
                 return 0;
             }
             errno = error;
@@ -177,7 +177,7 @@ static int make_name(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
     char from[256], to[256];
     const ls_tree_node *node = &mem->nodes[id], *file = &mem->nodes[node->link];
     const ls_tree_node *first = &mem->nodes[file->link];
-    if (file->flags & LS_NODE_NOT_MADE)
+    if (file->flags & LS_TNODE_NOT_MADE)
         return ls_apply_note(a, LS_NOTE_LINK, id, EPERM);
     int dir = ls_apply_dir(a, mem, first->parent);
     if (dir < 0)

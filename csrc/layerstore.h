@@ -393,14 +393,14 @@ uint64_t ls_bits_count(const uint8_t *bits, uint64_t n);
 #define LS_TREE_LINKS 255  /* symbolic links on the way to one name */
 #define LS_TREE_SCRATCH 4980736
 
-#define LS_NODE_DEAD 1       /* replaced or hidden */
-#define LS_NODE_IMPLICIT 2   /* a directory that no layer has an entry for */
-#define LS_NODE_OPAQUE 4     /* hides what lower layers have in it (of the layer `died`) */
-#define LS_NODE_LINKED 8     /* has a place in the tree */
-#define LS_NODE_KNOWN 16     /* planning: ALIVE is decided */
-#define LS_NODE_ALIVE 32     /* planning: part of the final tree */
-#define LS_NODE_EMIT 64      /* planning: to be made */
-#define LS_NODE_NOT_MADE 128 /* making: left out, with a note */
+#define LS_TNODE_DEAD 1       /* replaced or hidden */
+#define LS_TNODE_IMPLICIT 2   /* a directory that no layer has an entry for */
+#define LS_TNODE_OPAQUE 4     /* hides what lower layers have in it (of the layer `died`) */
+#define LS_TNODE_LINKED 8     /* has a place in the tree */
+#define LS_TNODE_KNOWN 16     /* planning: ALIVE is decided */
+#define LS_TNODE_ALIVE 32     /* planning: part of the final tree */
+#define LS_TNODE_EMIT 64      /* planning: to be made */
+#define LS_TNODE_NOT_MADE 128 /* making: left out, with a note */
 
 /* Types are those of tar ('0', '1', ...), 'w' a whiteout, '?' one that is skipped. */
 typedef struct ls_tree_node {

@@ -39,7 +39,7 @@ uint32_t ls_tree_child(const ls_tree *t, const ls_tree_mem *mem, uint32_t parent
     uint32_t id = mem->table[slot_of(t, mem, parent, name, len)];
     for (; id != NONE; id = mem->nodes[id].next) {
         const ls_tree_node *node = &mem->nodes[id];
-        if (!(node->flags & LS_NODE_DEAD) && is_named(mem, node, parent, name, len))
+        if (!(node->flags & LS_TNODE_DEAD) && is_named(mem, node, parent, name, len))
             return id;
     }
     return NONE;
@@ -51,7 +51,7 @@ static int hid_directory(const ls_tree *t, const ls_tree_mem *mem, uint32_t pare
     uint32_t id = mem->table[slot_of(t, mem, parent, name, len)];
     for (; id != NONE; id = mem->nodes[id].next) {
         const ls_tree_node *node = &mem->nodes[id];
-        if ((node->flags & LS_NODE_DEAD) && node->died == t->layer && node->type == '5' &&
+        if ((node->flags & LS_TNODE_DEAD) && node->died == t->layer && node->type == '5' &&
             is_named(mem, node, parent, name, len))
             return 1;
     }
@@ -63,7 +63,7 @@ static void link_in(const ls_tree *t, const ls_tree_mem *mem, uint32_t id) {
     uint32_t *slot =
         &mem->table[slot_of(t, mem, node->parent, mem->arena + node->name_off, node->name_len)];
     node->next = *slot;
-    node->flags |= LS_NODE_LINKED;
+    node->flags |= LS_TNODE_LINKED;
     *slot = id;
 }
 
@@ -71,8 +71,8 @@ void ls_tree_rehash(ls_tree *t, const ls_tree_mem *mem) {
     for (uint64_t i = 0; i < mem->table_size; i++)
         mem->table[i] = NONE;
     for (uint32_t id = 1; id < t->n; id++)
-        if (mem->nodes[id].flags & LS_NODE_LINKED &&
-            !((mem->nodes[id].flags & LS_NODE_DEAD) && mem->nodes[id].died == mem->nodes[id].born))
+        if (mem->nodes[id].flags & LS_TNODE_LINKED &&
+            !((mem->nodes[id].flags & LS_TNODE_DEAD) && mem->nodes[id].died == mem->nodes[id].born))
             link_in(t, mem, id);
 }
 
@@ -80,7 +80,7 @@ void ls_tree_rehash(ls_tree *t, const ls_tree_mem *mem) {
  * found by hid_directory. */
 static void take_out(const ls_tree *t, const ls_tree_mem *mem, uint32_t id) {
     ls_tree_node *node = &mem->nodes[id];
-    node->flags |= LS_NODE_DEAD;
+    node->flags |= LS_TNODE_DEAD;
     node->died = t->layer;
     if (node->born != t->layer)
         return;
@@ -103,7 +103,7 @@ void ls_tree_init(ls_tree *t, const ls_tree_mem *mem, uint8_t *scratch, uint64_t
     memset(root, 0, sizeof *root);
     root->type = '5';
     root->mode = 0755;
-    root->flags = LS_NODE_IMPLICIT | LS_NODE_LINKED;
+    root->flags = LS_TNODE_IMPLICIT | LS_TNODE_LINKED;
     root->parent = root->next = root->link = NONE;
     root->layer = root->born = 0;
     for (uint64_t i = 0; i < mem->table_size; i++)
@@ -190,7 +190,7 @@ static int make_implicit(walk *w, uint32_t parent, const uint8_t *name, size_t l
     memset(node, 0, sizeof *node);
     node->type = '5';
     node->mode = 0755;
-    node->flags = LS_NODE_IMPLICIT;
+    node->flags = LS_TNODE_IMPLICIT;
     node->parent = parent;
     node->link = NONE;
     node->layer = node->born = t->layer;
@@ -198,7 +198,7 @@ static int make_implicit(walk *w, uint32_t parent, const uint8_t *name, size_t l
     node->name_off = node->extra_off = (uint32_t)at;
     node->name_len = (uint16_t)len;
     if (hid_directory(t, mem, parent, name, len)) {
-        node->flags |= LS_NODE_OPAQUE;
+        node->flags |= LS_TNODE_OPAQUE;
         node->died = t->layer;
     }
     memcpy(mem->arena + at, name, len);
@@ -287,14 +287,14 @@ static int resolve(walk *w, const uint8_t *path, size_t n) {
 /* The root stays the root: overlayfs knows no opaque one, so its names are hidden one by one. */
 static void empty_root(const ls_tree *t, const ls_tree_mem *mem) {
     ls_tree_node *root = &mem->nodes[t->root];
-    if ((root->flags & LS_NODE_OPAQUE) && root->died == t->layer)
+    if ((root->flags & LS_TNODE_OPAQUE) && root->died == t->layer)
         return;
-    root->flags |= LS_NODE_OPAQUE;
+    root->flags |= LS_TNODE_OPAQUE;
     root->died = t->layer;
     for (uint32_t id = 0; id < t->first; id++) {
         const ls_tree_node *node = &mem->nodes[id];
-        if (node->parent == t->root && (node->flags & LS_NODE_LINKED) &&
-            !(node->flags & LS_NODE_DEAD))
+        if (node->parent == t->root && (node->flags & LS_TNODE_LINKED) &&
+            !(node->flags & LS_TNODE_DEAD))
             take_out(t, mem, id);
     }
 }
@@ -315,7 +315,7 @@ static int make_opaque(walk *w, uint32_t old) {
     ls_tree_node *node = &mem->nodes[t->n];
     take_out(t, mem, old);
     *node = mem->nodes[old];
-    node->flags = (uint8_t)((node->flags & ~LS_NODE_DEAD) | LS_NODE_OPAQUE);
+    node->flags = (uint8_t)((node->flags & ~LS_TNODE_DEAD) | LS_TNODE_OPAQUE);
     node->born = node->died = t->layer;
     link_in(t, mem, t->n);
     t->n++;
@@ -343,7 +343,7 @@ static int hide(walk *w) {
     if (len + 4 == sizeof opaque - 1 && memcmp(path + start, opaque, sizeof opaque - 1) == 0) {
         code = w->parent == NONE ? LS_OK : make_opaque(w, w->parent);
         if (code == LS_OK)
-            w->mem->nodes[w->node].flags |= LS_NODE_DEAD;
+            w->mem->nodes[w->node].flags |= LS_TNODE_DEAD;
         return code;
     }
     if (len >= 4 && memcmp(name, ".wh.", 4) == 0) {
@@ -352,7 +352,7 @@ static int hide(walk *w) {
     }
     if (len == 0 || (len == 1 && name[0] == '.') || (len == 2 && name[0] == '.' && name[1] == '.'))
         return refuse(w, "a whiteout of nothing that has a name");
-    node->flags |= LS_NODE_DEAD;
+    node->flags |= LS_TNODE_DEAD;
     if (w->parent == NONE)
         return LS_OK;
     uint32_t victim = ls_tree_child(t, w->mem, w->parent, name, len);
@@ -397,8 +397,8 @@ static void merge(ls_tree *t, const ls_tree_mem *mem, uint32_t into, ls_tree_nod
     node->extra_off = from->extra_off;
     node->extra_len = from->extra_len;
     node->layer = t->layer;
-    node->flags &= (uint8_t)~LS_NODE_IMPLICIT;
-    from->flags |= LS_NODE_DEAD;
+    node->flags &= (uint8_t)~LS_TNODE_IMPLICIT;
+    from->flags |= LS_TNODE_DEAD;
 }
 
 /* The file that a hard link means, or NONE if it is not there (yet). */
@@ -431,7 +431,7 @@ static int place(walk *w, int *waits) {
     ls_tree_node *node = &mem->nodes[w->node];
     uint32_t target = NONE;
     *waits = 0;
-    if (node->flags & LS_NODE_DEAD)
+    if (node->flags & LS_TNODE_DEAD)
         return LS_OK;
     if (node->type == '?') {
         settle_whole(t, mem, node);
@@ -465,14 +465,14 @@ static int place(walk *w, int *waits) {
             return LS_OK;
         }
         if (node->type == '1' && (old == target || (was->type == '1' && was->link == target))) {
-            node->flags |= LS_NODE_DEAD; /* it is that file already */
+            node->flags |= LS_TNODE_DEAD; /* it is that file already */
             settle_whole(t, mem, node);
             return LS_OK;
         }
         take_out(t, mem, old);
     }
     if (node->type == '5' && hid_directory(t, mem, w->parent, w->name, w->len)) {
-        node->flags |= LS_NODE_OPAQUE;
+        node->flags |= LS_TNODE_OPAQUE;
         node->died = t->layer;
     }
     node->parent = w->parent;
@@ -484,7 +484,7 @@ static int place(walk *w, int *waits) {
 }
 
 static int is_waiting(const ls_tree_node *node) {
-    return node->type == '1' && !(node->flags & (LS_NODE_DEAD | LS_NODE_LINKED));
+    return node->type == '1' && !(node->flags & (LS_TNODE_DEAD | LS_TNODE_LINKED));
 }
 
 int ls_tree_apply(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_error *err) {
@@ -519,7 +519,7 @@ int ls_tree_apply(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_error
         w.node = t->cursor;
         ls_tree_node *node = &mem->nodes[t->cursor];
         if (t->step == STEP_WHITEOUTS)
-            code = node->type == 'w' && !(node->flags & LS_NODE_DEAD) ? hide(&w) : LS_OK;
+            code = node->type == 'w' && !(node->flags & LS_TNODE_DEAD) ? hide(&w) : LS_OK;
         else if (t->step == STEP_PLACES || is_waiting(node))
             code = place(&w, &waits);
         if (code != LS_OK) {

@@ -7,16 +7,16 @@
 
 #include "tree_impl.h"
 
-#define LISTED LS_NODE_KNOWN /* after planning: this directory was given out */
+#define LISTED LS_TNODE_KNOWN /* after planning: this directory was given out */
 
 /* Decides whether a node is in the final tree: it and all directories above it live. */
 static void decide(const ls_tree *t, const ls_tree_mem *mem, uint32_t id) {
-    const uint8_t out = LS_NODE_DEAD;
+    const uint8_t out = LS_TNODE_DEAD;
     uint32_t at = id;
     int alive = 1;
-    while (at != t->root && !(mem->nodes[at].flags & LS_NODE_KNOWN)) {
+    while (at != t->root && !(mem->nodes[at].flags & LS_TNODE_KNOWN)) {
         const ls_tree_node *node = &mem->nodes[at];
-        if ((node->flags & out) || !(node->flags & LS_NODE_LINKED) || node->parent == NONE) {
+        if ((node->flags & out) || !(node->flags & LS_TNODE_LINKED) || node->parent == NONE) {
             alive = 0;
             break;
         }
@@ -24,32 +24,32 @@ static void decide(const ls_tree *t, const ls_tree_mem *mem, uint32_t id) {
     }
     uint32_t stop = at;
     if (alive && at != t->root)
-        alive = (mem->nodes[at].flags & LS_NODE_ALIVE) != 0;
+        alive = (mem->nodes[at].flags & LS_TNODE_ALIVE) != 0;
     for (at = id; at != stop; at = mem->nodes[at].parent)
-        mem->nodes[at].flags |= (uint8_t)(LS_NODE_KNOWN | (alive ? LS_NODE_ALIVE : 0));
+        mem->nodes[at].flags |= (uint8_t)(LS_TNODE_KNOWN | (alive ? LS_TNODE_ALIVE : 0));
     if (!alive)
-        mem->nodes[stop].flags |= LS_NODE_KNOWN;
+        mem->nodes[stop].flags |= LS_TNODE_KNOWN;
 }
 
 /* A node and the directories above it. */
 static void emit(const ls_tree_mem *mem, uint32_t id) {
-    while (id != NONE && !(mem->nodes[id].flags & LS_NODE_EMIT)) {
-        mem->nodes[id].flags |= LS_NODE_EMIT;
+    while (id != NONE && !(mem->nodes[id].flags & LS_TNODE_EMIT)) {
+        mem->nodes[id].flags |= LS_TNODE_EMIT;
         id = mem->nodes[id].parent;
     }
 }
 
 static int opaque_now(const ls_tree *t, const ls_tree_node *node) {
-    return (node->flags & LS_NODE_OPAQUE) && node->died == t->layer;
+    return (node->flags & LS_TNODE_OPAQUE) && node->died == t->layer;
 }
 
 /* Whether a dead node leaves a name that the last layer has to hide. */
 static int leaves_whiteout(const ls_tree *t, const ls_tree_mem *mem, const ls_tree_node *node) {
-    if (!(node->flags & LS_NODE_DEAD) || !(node->flags & LS_NODE_LINKED) ||
+    if (!(node->flags & LS_TNODE_DEAD) || !(node->flags & LS_TNODE_LINKED) ||
         node->died != t->layer || node->born == t->layer || node->parent == NONE)
         return 0;
     const ls_tree_node *parent = &mem->nodes[node->parent];
-    if (!(parent->flags & LS_NODE_ALIVE) || (node->parent != t->root && opaque_now(t, parent)))
+    if (!(parent->flags & LS_TNODE_ALIVE) || (node->parent != t->root && opaque_now(t, parent)))
         return 0;
     return ls_tree_child(t, mem, node->parent, mem->arena + node->name_off, node->name_len) == NONE;
 }
@@ -57,11 +57,11 @@ static int leaves_whiteout(const ls_tree *t, const ls_tree_mem *mem, const ls_tr
 static void plan_upper(const ls_tree *t, const ls_tree_mem *mem) {
     for (uint32_t id = 0; id < t->n; id++) {
         ls_tree_node *node = &mem->nodes[id];
-        if (node->flags & LS_NODE_ALIVE) {
+        if (node->flags & LS_TNODE_ALIVE) {
             if (node->layer == t->layer || (node->type == '5' && opaque_now(t, node)))
                 emit(mem, id);
             if (node->type == '1' && node->layer == t->layer)
-                mem->nodes[node->link].flags |= LS_NODE_EMIT;
+                mem->nodes[node->link].flags |= LS_TNODE_EMIT;
         } else if (leaves_whiteout(t, mem, node)) {
             emit(mem, id);
         }
@@ -69,26 +69,26 @@ static void plan_upper(const ls_tree *t, const ls_tree_mem *mem) {
     /* All names of what was copied up. */
     for (uint32_t id = 0; id < t->n; id++) {
         ls_tree_node *node = &mem->nodes[id];
-        if (!(node->flags & LS_NODE_ALIVE))
+        if (!(node->flags & LS_TNODE_ALIVE))
             continue;
         uint32_t file = node->type == '1' ? node->link : id;
-        if (node->type != '5' && (mem->nodes[file].flags & LS_NODE_EMIT)) {
-            node->flags &= (uint8_t)~LS_NODE_EMIT;
+        if (node->type != '5' && (mem->nodes[file].flags & LS_TNODE_EMIT)) {
+            node->flags &= (uint8_t)~LS_TNODE_EMIT;
             emit(mem, id);
         }
     }
-    mem->nodes[t->root].flags |= LS_NODE_EMIT;
+    mem->nodes[t->root].flags |= LS_TNODE_EMIT;
 }
 
 /* Whether a node is a file (or link, device, fifo) that is made, under the name `link`. */
 static int is_made(const ls_tree_mem *mem, const ls_tree_node *node) {
     return node->type != '1' && node->type != '5' && node->type != 'w' && node->type != '?' &&
-           node->link != NONE && (mem->nodes[node->link].flags & LS_NODE_EMIT);
+           node->link != NONE && (mem->nodes[node->link].flags & LS_TNODE_EMIT);
 }
 
 static int is_other_name(const ls_tree_mem *mem, uint32_t id) {
     const ls_tree_node *node = &mem->nodes[id];
-    return node->type == '1' && (node->flags & LS_NODE_ALIVE) && (node->flags & LS_NODE_EMIT) &&
+    return node->type == '1' && (node->flags & LS_TNODE_ALIVE) && (node->flags & LS_TNODE_EMIT) &&
            mem->nodes[node->link].link != id;
 }
 
@@ -98,17 +98,17 @@ int ls_tree_finish(ls_tree *t, const ls_tree_mem *mem, int upper, ls_tree_plan *
         return LS_ESTATE;
     t->stage = TREE_PLANNED;
     t->upper = upper != 0;
-    mem->nodes[t->root].flags |= LS_NODE_KNOWN | LS_NODE_ALIVE;
+    mem->nodes[t->root].flags |= LS_TNODE_KNOWN | LS_TNODE_ALIVE;
     for (uint32_t id = 0; id < t->n; id++) {
         ls_tree_node *node = &mem->nodes[id];
-        if (!(node->flags & LS_NODE_KNOWN))
+        if (!(node->flags & LS_TNODE_KNOWN))
             decide(t, mem, id);
         if (node->type != '1')
-            node->link = node->flags & LS_NODE_ALIVE ? id : NONE;
+            node->link = node->flags & LS_TNODE_ALIVE ? id : NONE;
     }
     for (uint32_t id = 0; id < t->n; id++) {
         ls_tree_node *node = &mem->nodes[id];
-        if (node->type == '1' && (node->flags & LS_NODE_ALIVE) &&
+        if (node->type == '1' && (node->flags & LS_TNODE_ALIVE) &&
             mem->nodes[node->link].link == NONE)
             mem->nodes[node->link].link = id;
     }
@@ -116,12 +116,12 @@ int ls_tree_finish(ls_tree *t, const ls_tree_mem *mem, int upper, ls_tree_plan *
         plan_upper(t, mem);
     else
         for (uint32_t id = 0; id < t->n; id++)
-            if (mem->nodes[id].flags & LS_NODE_ALIVE)
-                mem->nodes[id].flags |= LS_NODE_EMIT;
+            if (mem->nodes[id].flags & LS_TNODE_ALIVE)
+                mem->nodes[id].flags |= LS_TNODE_EMIT;
     for (uint32_t id = 0; id < t->n; id++) {
         ls_tree_node *node = &mem->nodes[id];
         node->flags &= (uint8_t)~LISTED;
-        if ((node->flags & LS_NODE_ALIVE) && (node->flags & LS_NODE_EMIT))
+        if ((node->flags & LS_TNODE_ALIVE) && (node->flags & LS_TNODE_EMIT))
             plan->entries++;
         else if (upper && leaves_whiteout(t, mem, node))
             plan->entries++;
@@ -181,7 +181,7 @@ static size_t list_dirs(const ls_tree *t, const ls_tree_mem *mem, uint64_t *curs
     for (; *cursor < t->n; *cursor += 1) {
         uint32_t id = (uint32_t)*cursor;
         size_t depth = 0;
-        const uint8_t want = LS_NODE_ALIVE | LS_NODE_EMIT;
+        const uint8_t want = LS_TNODE_ALIVE | LS_TNODE_EMIT;
         if (mem->nodes[id].type != '5' || (mem->nodes[id].flags & want) != want)
             continue;
         for (uint32_t at = id; !(mem->nodes[at].flags & LISTED); at = mem->nodes[at].parent)
