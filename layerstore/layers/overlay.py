@@ -28,7 +28,6 @@ from ..core.walk import (
     OPAQUE,
     REDIRECT,
     RESERVED,
-    SKIP,
     SOCKET,
     SPECIAL,
     WHITEOUT,
@@ -75,6 +74,8 @@ class Upper:
         self._bases: tuple[bytes, list[Place]] = (b"", self._stack.below(0))
         self._indexed: dict[Inode, tuple[bytes, bytes]] = {}
         """Inodes of the upper directory: the first name, the origin's handle."""
+        self._move: tuple[Found, bytes] | None = None
+        """The directory that was moved, of the batch at hand: its last node."""
         self._late: list[tuple[Hit, bytes]] = []
         """Files below with several names, which were moved."""
         self.notes: list[str] = []
@@ -91,11 +92,10 @@ class Upper:
                     if flags & SPECIAL:
                         self._special(batch, i, flags)
                 yield batch
-                last = batch.n - 1
-                node = batch.nodes[last]
-                if node.flags & REDIRECT and stat.S_ISDIR(node.mode):
+                if self._move is not None:
                     walk.prune()
-                    yield from out.batches(self._moved(found_in(batch, last), batch.path(last)))
+                    yield from out.batches(self._moved(*self._move))
+                    self._move = None
         yield from out.batches(self._last())
 
     # ---- one node of the upper directory ------------------------------------------------------
@@ -109,13 +109,16 @@ class Upper:
         if flags & RESERVED:
             self._refuse_reserved(0, path, flags)
         if flags & SOCKET:
-            node.flags |= SKIP
+            # Left out, but what it replaced is gone all the same.
+            node.flags = WHITEOUT
             self._note(0, path)
             return
         if flags & REDIRECT and stat.S_ISDIR(node.mode):
-            self._need_lower(path, "redirect")
-            # What lies below under its name is not its own.
-            node.flags |= OPAQUE
+            if not flags & OPAQUE:
+                self._need_lower(path, "redirect")
+                self._move = (found_in(batch, i), path)
+                # What lies below under its name is not its own.
+                node.flags |= OPAQUE
             return
         if flags & INDEXED and flags & LINKED:
             self._index(found_in(batch, i), path)
@@ -314,7 +317,19 @@ class Upper:
                         if seen is None or seen.place != (layer, path):
                             continue
                         done.add(path)
+                        yield from self._parent(path, done)
                         yield Item(Hit((layer, path), found_in(batch, i)), path, HARDLINK, first)
+
+
+    def _parent(self, path: bytes, done: set[bytes]) -> Iterator[Item]:
+        """A directory that a link is made anew in, for its times; not when the upper layer has it."""
+        parent = path.rpartition(b"/")[0]
+        if parent in done or self._stack.look((0, parent)) is not None:
+            return
+        done.add(parent)
+        seen = self._stack.visible(parent)
+        if seen is not None:
+            yield Item(seen, parent, 0)
 
 
 class _Collector:
