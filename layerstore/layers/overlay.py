@@ -12,6 +12,10 @@ what needs more than one file:
   only, and are links in the layer.
 
 Links whose other names lie below come last, when all names above are known.
+
+One thing an upper directory does not say: with index=on, a file that was changed and whose changed
+names were all removed has its content in the work directory's index, and names below still show it.
+Mounts that are to be diffed are better made with index=off, the kernel's default.
 """
 
 from __future__ import annotations
@@ -76,7 +80,7 @@ class Upper:
         """Inodes of the upper directory: the first name, the origin's handle."""
         self._move: tuple[Found, bytes] | None = None
         """The directory that was moved, of the batch at hand: its last node."""
-        self._late: list[tuple[Hit, bytes]] = []
+        self._late: list[tuple[Hit, bytes, Sequence[Hit]]] = []
         """Files below with several names, which were moved."""
         self.notes: list[str] = []
 
@@ -243,7 +247,7 @@ class Upper:
             self._index(hit.found, name)
         if flags & LINKED:
             if layer > 0:
-                self._late.append((hit, name))
+                self._late.append((hit, name, chain))
                 return
             first = self._first.setdefault(inode(hit.found.node), name)
             if first != name:
@@ -270,7 +274,7 @@ class Upper:
         """Files with names below: moved ones, then names that nobody touched."""
         origins = {handle: (key, name) for key, (name, handle) in self._indexed.items() if handle}
         moved: dict[Inode, tuple[bytes, int]] = {}
-        for hit, name in self._late:
+        for hit, name, chain in self._late:
             layer, path = hit.place
             key = inode(hit.found.node)
             if origins and key not in moved:
@@ -284,11 +288,10 @@ class Upper:
                 continue
             data = None
             if hit.found.node.flags & METACOPY:
-                chain = self._stack.find(self._stack.below(layer), path)
-                data = self._content_of(chain, hit.found, self._where(layer, path))
+                data = self._content_of(chain[1:], hit.found, self._where(layer, path))
             yield Item(hit, name, 0, None, data)
         if origins or any(
-            moved[inode(hit.found.node)][1] < hit.found.node.nlink for hit, _ in self._late
+            moved[inode(hit.found.node)][1] < hit.found.node.nlink for hit, _, _ in self._late
         ):
             yield from self._untouched(origins, moved)
 

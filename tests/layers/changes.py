@@ -170,7 +170,8 @@ class Changes:
                         self.make(inside)
 
     def move(self) -> None:
-        path, to = self.some(), self.free()
+        want = stat.S_ISDIR if self.source.random() < 0.4 else lambda mode: True
+        path, to = self.some(want), self.free()
         if path is None or to is None or to.startswith(path + "/"):
             return
         with contextlib.suppress(OSError):  # EXDEV: a directory of a lower layer, without redirects

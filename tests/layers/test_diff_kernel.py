@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import stat
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -62,6 +63,15 @@ def count_marks(upper: Path, count: Counter[str]) -> None:
                     count[MARKS[mark]] += 1
 
 
+def index_only(index: Path) -> bool:
+    """Whether names below show a file that only the work directory's index has: an upper directory
+    does not say it (layers/overlay.py)."""
+    if not index.is_dir():
+        return False
+    found = [os.lstat(p) for p in index.iterdir()]
+    return any(s.st_nlink == 1 and not stat.S_ISDIR(s.st_mode) and s.st_rdev == 0 for s in found)
+
+
 def one(place: Path, seed: int, changes: int, options: str, count: Counter[str]) -> None:
     here = place / "one"
     here.mkdir()
@@ -91,6 +101,9 @@ def one(place: Path, seed: int, changes: int, options: str, count: Counter[str])
         with overlay(lowers, upper, here / "work", here / "m", f"{options},volatile") as m:
             want = tree(m)
         count_marks(upper, count)
+        if index_only(here / "work" / "index"):
+            count["in the index only"] += 1
+            return
         with open(here / "layer.tar", "wb") as f:
             diff_upper(None, str(upper), [str(p) for p in lowers], tar=f)
         apply(here / "layer.tar", target)
