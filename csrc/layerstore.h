@@ -342,6 +342,35 @@ int ls_pack_feed(ls_pack *p, const int *roots, size_t n_roots, ls_node *nodes, s
 /* The end of the tar: 1024 bytes. */
 #define LS_PACK_END 1024
 
+/* ---- two trees: what the new one has and the old one has not --------------------------------- */
+/* Takes the nodes of two walks and gives those of a layer: new and changed files, and whiteouts for
+ * what is gone (one for a whole directory). Compared are type, mode, owner, size, mtime, device,
+ * target and xattrs. */
+
+/* Nothing changed by its metadata; data_offset holds the old inode. Files with several names, here
+ * or there, and with LS_DIFF_CONTENT all files with content: the caller decides. */
+#define LS_NODE_SAME 4096
+
+#define LS_DIFF_CONTENT 1
+
+typedef struct ls_diff ls_diff;
+
+typedef struct ls_diff_out {
+    size_t old_used;
+    size_t new_used;
+    size_t n_nodes;
+    size_t arena_used;
+} ls_diff_out;
+
+size_t ls_diff_sizeof(void);
+void ls_diff_init(ls_diff *d, uint32_t options);
+/* Goes on until one side is used up (and not `done`: nothing follows), or `out` is full. LS_ESPACE:
+ * the arena has no room for one node. */
+int ls_diff_feed(ls_diff *d, const ls_node *old_nodes, size_t n_old, const uint8_t *old_arena,
+                 int old_done, const ls_node *new_nodes, size_t n_new, const uint8_t *new_arena,
+                 int new_done, ls_node *out, size_t max_out, uint8_t *arena, size_t arena_size,
+                 ls_diff_out *res, ls_error *err);
+
 /* ---- runs of numbers, bitmaps ------------------------------------------------------------------ */
 
 typedef struct ls_run {

@@ -68,6 +68,14 @@ class Item(NamedTuple):
     """Where its content lies, if not with it."""
 
 
+class Shown(NamedTuple):
+    """A file of a merged directory: where its topmost part lies, its name, and that with all below."""
+
+    hit: Hit
+    name: bytes
+    chain: Sequence[Hit]
+
+
 class Upper:
     """The nodes of an upper directory. `roots`: it, then the lower ones, topmost first."""
 
@@ -201,21 +209,28 @@ class Upper:
         """All that a moved directory shows, except itself."""
         parent, _, name = path.rpartition(b"/")
         below = self._stack.lower_of(self._lower_bases(parent), name, upper)
-        pending = [self._merged(path, (0, path), [hit.place for hit in below])]
+        for seen in self._shown(path, (0, path), [hit.place for hit in below]):
+            yield from self._item(*seen)
+
+    def _shown(self, name: bytes, upper: Place | None, bases: Sequence[Place]) -> Iterator[Shown]:
+        """All that lies in the merged directory that the layer calls `name`, at any depth."""
+        pending = [self._merged(name, upper, bases)]
         while pending:
-            step = next(pending[-1], None)
-            if step is None:
+            shown = next(pending[-1], None)
+            if shown is None:
                 pending.pop()
-            elif isinstance(step, Item):
-                yield step
-            else:
-                pending.append(self._merged(*step))
+                continue
+            yield shown
+            hit, called, chain = shown
+            if is_dir(hit.found):
+                inside = None if hit.place[0] else hit.place
+                below = [h.place for h in chain if h.place[0]]
+                pending.append(self._merged(called, inside, below))
 
     def _merged(
         self, directory: bytes, upper: Place | None, bases: Sequence[Place]
-    ) -> Iterator[Item | tuple[bytes, Place | None, Sequence[Place]]]:
-        """What a directory shows that the layer calls `directory`: items, and the directories to go
-        down into, in order."""
+    ) -> Iterator[Shown]:
+        """What lies in one merged directory, sorted."""
         seen: dict[bytes, Hit] = {}
         for place in (*((upper,) if upper is not None else ()), *bases):
             for name, found in self._stack.children(place).items():
@@ -225,16 +240,11 @@ class Upper:
                 continue
             called = join(directory, name)
             if hit.place[0] == 0:
-                hits = self._stack.lower_of(bases, name, hit.found)
-                chain = [hit, *hits]
-            else:
-                chain = hits = self._stack.find(bases, name)
-                if not hits:
-                    continue
-                hit = hits[0]
-            yield from self._item(hit, called, chain)
-            if is_dir(hit.found):
-                yield (called, hit.place if hit.place[0] == 0 else None, [h.place for h in hits])
+                yield Shown(hit, called, [hit, *self._stack.lower_of(bases, name, hit.found)])
+                continue
+            chain = self._stack.find(bases, name)
+            if chain:
+                yield Shown(chain[0], called, chain)
 
     def _item(self, hit: Hit, name: bytes, chain: Sequence[Hit]) -> Iterator[Item]:
         layer, path = hit.place
@@ -298,31 +308,22 @@ class Upper:
     def _untouched(
         self, origins: dict[bytes, tuple[Inode, bytes]], moved: dict[Inode, tuple[bytes, int]]
     ) -> Iterator[Item]:
-        """Names of the layers below, still seen, of files that the layer has under other names."""
-        done: set[bytes] = set()
-        for layer in range(1, len(self._roots)):
-            fd, where = self._roots[layer]
-            looker = self._stack.lookers[layer]
-            with Walk(fd, where, overlay=True) as walk:
-                while (batch := walk.next()) is not None:
-                    for i, flags in enumerate(batch.flags()):
-                        if not flags & LINKED:
-                            continue
-                        path = batch.path(i)
-                        key = inode(batch.node(i))
-                        first = moved[key][0] if key in moved else None
-                        if first is None and origins:
-                            known = origins.get(looker.handle(path) or b"")
-                            first = known[1] if known is not None else None
-                        if first is None or path in done:
-                            continue
-                        seen = self._stack.visible(path)
-                        if seen is None or seen.place != (layer, path):
-                            continue
-                        done.add(path)
-                        yield from self._parent(path, done)
-                        yield Item(Hit((layer, path), found_in(batch, i)), path, HARDLINK, first)
-
+        """Names that lie below and are still seen, of files that the layer has under other names. Looks
+        at all that the stack shows: they may be anywhere."""
+        done = {name for _, name, _ in self._late}
+        for hit, name, _ in self._shown(b"", (0, b""), self._stack.below(0)):
+            layer, path = hit.place
+            if layer == 0 or not hit.found.node.flags & LINKED or name in done:
+                continue
+            key = inode(hit.found.node)
+            first = moved[key][0] if key in moved else None
+            if first is None and origins:
+                known = origins.get(self._stack.lookers[layer].handle(path) or b"")
+                first = known[1] if known is not None else None
+            if first is not None:
+                done.add(name)
+                yield from self._parent(name, done)
+                yield Item(hit, name, HARDLINK, first)
 
     def _parent(self, path: bytes, done: set[bytes]) -> Iterator[Item]:
         """A directory that a link is made anew in, for its times; not when the upper layer has it."""
