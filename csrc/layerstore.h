@@ -245,6 +245,7 @@ typedef struct ls_node {
     int64_t mtime_sec;
     int64_t ctime_sec;
     uint64_t data_offset; /* set by the writer: where in the tar the content begins */
+    uint64_t given_offset; /* LS_NODE_GIVEN: the caller's own, see ls_seen */
     uint32_t mtime_nsec;
     uint32_t ctime_nsec;
     uint32_t mode; /* st_mode: type and permissions */
@@ -341,6 +342,34 @@ int ls_pack_feed(ls_pack *p, const int *roots, size_t n_roots, ls_node *nodes, s
                  ls_pack_out *res, ls_error *err);
 /* The end of the tar: 1024 bytes. */
 #define LS_PACK_END 1024
+
+/* ---- files that were read before ------------------------------------------------------------ */
+
+/* Where the content of a file lies in a tar that was written. */
+typedef struct ls_seen {
+    uint32_t dev_major;
+    uint32_t dev_minor;
+    uint64_t ino;
+    uint64_t size;
+    int64_t mtime_sec;
+    int64_t ctime_sec;
+    uint32_t mtime_nsec;
+    uint32_t ctime_nsec;
+    uint64_t data_offset;
+} ls_seen;
+
+/* Those of `n` written nodes that can be known again: regular, with content of their own, changed
+ * before this time (2 s before it where the filesystem keeps whole seconds). `out` needs room for n.
+ * `*racy` is set when some node, of any kind, changed after it. */
+size_t ls_seen_collect(const ls_node *nodes, size_t n, int64_t before_sec, uint32_t before_nsec,
+                       ls_seen *out, int *racy);
+/* Sorts in place, for ls_seen_mark. */
+void ls_seen_sort(ls_seen *seen, size_t n);
+/* Marks the nodes that are in `seen` unchanged LS_NODE_GIVEN, with their given_offset; returns how
+ * many. */
+size_t ls_seen_mark(ls_node *nodes, size_t n, const ls_seen *seen, size_t n_seen);
+/* Adds all that the nodes say to a hash, whatever the batches they come in. */
+void ls_nodes_hash(const ls_node *nodes, size_t n, const uint8_t *arena, ls_blake3 *h);
 
 /* ---- two trees: what the new one has and the old one has not --------------------------------- */
 /* Takes the nodes of two walks and gives those of a layer: new and changed files, and whiteouts for

@@ -39,7 +39,7 @@ _ARENA_MAX = 1 << 30
 _STACK = 1 << 20
 _STACK_MAX = 1 << 36
 
-_NODE = struct.Struct("=QQqqQ22I")
+_NODE = struct.Struct("=QQqqQQ22I")
 assert ffi.sizeof("ls_node") == _NODE.size
 _SIZE = _NODE.size
 _FLAGS_AT = int(ffi.offsetof("ls_node", "flags"))
@@ -54,6 +54,7 @@ class Node(NamedTuple):
     mtime_sec: int
     ctime_sec: int
     data_offset: int
+    given_offset: int
     mtime_nsec: int
     ctime_nsec: int
     mode: int

@@ -25,6 +25,7 @@ from .twotrees import TwoTrees
 if TYPE_CHECKING:
     # A tar on a pipe needs no store: the rooms that make one are not loaded for it.
     from .content import Operation
+    from .filecache import FileCache
 
 Directory = str | os.PathLike[str] | int
 """A path, or the descriptor of an open directory."""
@@ -68,10 +69,26 @@ def diff_upper(
 
     Raises InvalidInputError (a file vanished, changed, or cannot be said in a layer), NotFoundError (no
     such directory), OSError (not readable); each names the file."""
-    with opened([upper, *lower]) as roots:
-        source = Upper(roots)
-        info = _make(op, source, media_type, source_date_epoch, uids, gids, progress, tar, hashed)
-        return info(tuple(source.notes))
+    with contextlib.ExitStack() as stack:
+        roots = stack.enter_context(opened([upper, *lower]))
+        seen: FileCache | None = None
+        if op is not None and tar is None and cache:
+            from .filecache import FileCache
+
+            options = [media_type, source_date_epoch, list(uids), list(gids)]
+            seen = FileCache(op, *roots[0], options)
+            stack.callback(seen.close)
+            known = seen.same()
+            if known is not None:
+                return known
+            seen.begin()
+        source = Upper(roots, None if seen is None else seen.walked)
+        info = _make(
+            op, source, media_type, source_date_epoch, uids, gids, progress, tar, hashed, seen
+        )(tuple(source.notes))
+        if seen is not None:
+            seen.keep(info)
+        return info
 
 
 def diff_trees(
@@ -92,7 +109,9 @@ def diff_trees(
     same metadata and other bytes. Otherwise as `diff_upper`."""
     with opened([old, new]) as roots:
         source = TwoTrees(roots[0], roots[1], content=content)
-        info = _make(op, source, media_type, source_date_epoch, uids, gids, progress, tar, hashed)
+        info = _make(
+            op, source, media_type, source_date_epoch, uids, gids, progress, tar, hashed, None
+        )
         return info(tuple(source.notes))
 
 
@@ -106,6 +125,7 @@ def _make(
     progress: ProgressCallback | None,
     tar: BinaryIO | None,
     hashed: bool,
+    cache: FileCache | None,
 ) -> Callable[[tuple[str, ...]], LayerInfo]:
     """Writes the tar; gives what makes its description once the notes are known."""
     done = 0
@@ -116,7 +136,7 @@ def _make(
         if progress is not None:
             progress(Progress("diff", done, 0))
 
-    with LayerTar(source, clamp=clamp, uids=uids, gids=gids) as made:
+    with LayerTar(source, clamp=clamp, uids=uids, gids=gids, cache=cache) as made:
         if tar is not None:
             digest = _write(made, tar, step, hashed=hashed)
             size, new = made.size, 0

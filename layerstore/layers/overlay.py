@@ -21,7 +21,7 @@ Mounts that are to be diffed are better made with index=off, the kernel's defaul
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..core.walk import (
@@ -77,9 +77,15 @@ class Shown(NamedTuple):
 
 
 class Upper:
-    """The nodes of an upper directory. `roots`: it, then the lower ones, topmost first."""
+    """The nodes of an upper directory. `roots`: it, then the lower ones, topmost first. `walked` is
+    told of every batch as the walk gave it."""
 
-    def __init__(self, roots: Sequence[tuple[int, str]]) -> None:
+    def __init__(
+        self,
+        roots: Sequence[tuple[int, str]],
+        walked: Callable[[Batch], None] | None = None,
+    ) -> None:
+        self._walked = walked
         self._roots = tuple(roots)
         self._stack = Stack(roots)
         self._first: dict[Inode, bytes] = {}
@@ -100,6 +106,8 @@ class Upper:
         out = _Collector()
         with Walk(fd, where, overlay=True, stop=REDIRECT) as walk:
             while (batch := walk.next()) is not None:
+                if self._walked is not None:
+                    self._walked(batch)
                 for i, flags in enumerate(batch.flags()):
                     if flags & SPECIAL:
                         self._special(batch, i, flags)
