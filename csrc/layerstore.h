@@ -269,6 +269,7 @@ typedef struct ls_node {
 #define LS_WALK_OVERLAY 1 /* marks of overlayfs are understood: they set the flags above */
 #define LS_WALK_FLAT 2    /* the root and what lies in it, not deeper */
 #define LS_WALK_NO_PROC 4 /* as if /proc were not mounted: symlinks and devices lose their xattrs */
+#define LS_WALK_BARE 8 /* no targets, no xattrs: what ls_nodes_hash needs */
 #define LS_WALK_PATH 65536 /* the longest path */
 
 typedef struct ls_walk ls_walk;
@@ -368,7 +369,9 @@ void ls_seen_sort(ls_seen *seen, size_t n);
 /* Marks the nodes that are in `seen` unchanged LS_NODE_GIVEN, with their given_offset; returns how
  * many. */
 size_t ls_seen_mark(ls_node *nodes, size_t n, const ls_seen *seen, size_t n_seen);
-/* Adds all that the nodes say to a hash, whatever the batches they come in. */
+/* Adds what tells whether a tree has changed to a hash, whatever the batches the nodes come in: names,
+ * inodes and all that stat says. Targets and xattrs need not be looked at: a change of them is a change
+ * of the inode, or of its ctime. */
 void ls_nodes_hash(const ls_node *nodes, size_t n, const uint8_t *arena, ls_blake3 *h);
 
 /* ---- two trees: what the new one has and the old one has not --------------------------------- */

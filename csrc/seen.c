@@ -112,12 +112,10 @@ size_t ls_seen_mark(ls_node *nodes, size_t n, const ls_seen *seen, size_t n_seen
 void ls_nodes_hash(const ls_node *nodes, size_t n, const uint8_t *arena, ls_blake3 *h) {
     for (size_t i = 0; i < n; i++) {
         ls_node node = nodes[i];
-        /* Lengths stay, places go. */
-        node.path_off = node.name_off = node.link_off = node.xattr_off = 0;
+        node.flags = node.root = node.path_off = node.name_off = 0;
+        node.link_off = node.link_len = node.xattr_off = node.xattr_len = 0;
         node.data_offset = node.given_offset = 0;
         ls_blake3_update(h, (const uint8_t *)&node, sizeof node);
         ls_blake3_update(h, arena + nodes[i].path_off, node.path_len);
-        ls_blake3_update(h, arena + nodes[i].link_off, node.link_len);
-        ls_blake3_update(h, arena + nodes[i].xattr_off, node.xattr_len);
     }
 }

@@ -78,7 +78,7 @@ class FileCache:
         if row is None or row["options"] != self._options or not row["fingerprint"]:
             return None
         seen = Fingerprint()
-        with Walk(self._root, self._where, overlay=True) as walk:
+        with Walk(self._root, self._where, bare=True) as walk:
             while (batch := walk.next()) is not None:
                 seen.add(batch)
         if seen.digest().hex() != row["fingerprint"]:

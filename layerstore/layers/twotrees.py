@@ -105,7 +105,10 @@ class TwoTrees:
             same = False
         node.flags &= ~(SAME | LINKED)
         if not flags & LINKED:
-            node.flags |= SKIP if same else 0
+            if same:
+                node.flags |= SKIP
+            elif flags & SAME:
+                self._touched.add(path.rpartition(b"/")[0])
             return
         link, needed = self._linked(inode(batch.node(i)), path, node.data_offset if same else None)
         if link is not None:
@@ -115,7 +118,7 @@ class TwoTrees:
         elif not needed:
             node.flags |= SKIP
             return
-        if same:
+        if flags & SAME:
             self._touched.add(path.rpartition(b"/")[0])
 
     def _linked(self, key: Inode, path: bytes, old: int | None) -> tuple[bytes | None, bool]:

@@ -27,6 +27,10 @@ class Changes:
         self.count = count
         self.fresh = 0
 
+    @staticmethod
+    def counter() -> Counter[str]:
+        return Counter()
+
     # ---- choosing -----------------------------------------------------------------------------
 
     def paths(self) -> list[str]:
