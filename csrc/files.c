@@ -94,6 +94,19 @@ int ls_files_open_at(int base, const char *path, size_t len, int flags) {
     return step_by_step(base, path, len, flags);
 }
 
+int ls_files_stays_here(const uint8_t *name, size_t n) {
+    static const char *const prefixes[] = {"trusted.overlay.", "user.overlay.",
+                                           "user.fuseoverlayfs."};
+    static const char *const names[] = {"security.selinux", "security.evm"};
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
+        if (n >= strlen(prefixes[i]) && memcmp(name, prefixes[i], strlen(prefixes[i])) == 0)
+            return 1;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (n == strlen(names[i]) && memcmp(name, names[i], n) == 0)
+            return 1;
+    return 0;
+}
+
 int ls_open_beneath(int root_fd, const char *path, size_t len) {
     int flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NONBLOCK;
     int fd = len > 0 ? ls_files_open_at(root_fd, path, len, flags) : openat(root_fd, ".", flags);

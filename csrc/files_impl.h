@@ -14,4 +14,8 @@ int ls_files_open_at(int base, const char *path, size_t len, int flags);
 /* Writes "/proc/self/fd/DIR/NAME" to `out`, which has room for 64 bytes more than the name. */
 const char *ls_files_proc(char *out, int dir, const char *name);
 
+/* Whether an xattr says something about this machine or this mount, not about the file: overlayfs's
+ * own, SELinux labels (the policy sets them), EVM's hash (keyed by the machine). */
+int ls_files_stays_here(const uint8_t *name, size_t n);
+
 #endif

@@ -246,6 +246,7 @@ typedef struct ls_node {
     int64_t mtime_sec;
     int64_t ctime_sec;
     uint64_t data_offset; /* set by the writer: where in the tar the content begins */
+    uint64_t given_offset; /* LS_NODE_GIVEN: the caller's own, see ls_seen */
     uint32_t mtime_nsec;
     uint32_t ctime_nsec;
     uint32_t mode; /* st_mode: type and permissions */
@@ -269,6 +270,7 @@ typedef struct ls_node {
 #define LS_WALK_OVERLAY 1 /* marks of overlayfs are understood: they set the flags above */
 #define LS_WALK_FLAT 2    /* the root and what lies in it, not deeper */
 #define LS_WALK_NO_PROC 4 /* as if /proc were not mounted: symlinks and devices lose their xattrs */
+#define LS_WALK_BARE 8 /* no targets, no xattrs: what ls_nodes_hash needs */
 #define LS_WALK_PATH 65536 /* the longest path */
 
 typedef struct ls_walk ls_walk;
@@ -342,6 +344,65 @@ int ls_pack_feed(ls_pack *p, const int *roots, size_t n_roots, ls_node *nodes, s
                  ls_pack_out *res, ls_error *err);
 /* The end of the tar: 1024 bytes. */
 #define LS_PACK_END 1024
+
+/* ---- files that were read before ------------------------------------------------------------ */
+
+/* Where the content of a file lies in a tar that was written. */
+typedef struct ls_seen {
+    uint32_t dev_major;
+    uint32_t dev_minor;
+    uint64_t ino;
+    uint64_t size;
+    int64_t mtime_sec;
+    int64_t ctime_sec;
+    uint32_t mtime_nsec;
+    uint32_t ctime_nsec;
+    uint64_t data_offset;
+} ls_seen;
+
+/* Those of `n` written nodes that can be known again: regular, with content of their own, changed
+ * before this time (2 s before it where the filesystem keeps whole seconds). `out` needs room for n.
+ * `*racy` is set when some node, of any kind, changed after it. */
+size_t ls_seen_collect(const ls_node *nodes, size_t n, int64_t before_sec, uint32_t before_nsec,
+                       ls_seen *out, int *racy);
+/* Sorts in place, for ls_seen_mark. */
+void ls_seen_sort(ls_seen *seen, size_t n);
+/* Marks the nodes that are in `seen` unchanged LS_NODE_GIVEN, with their given_offset; returns how
+ * many. */
+size_t ls_seen_mark(ls_node *nodes, size_t n, const ls_seen *seen, size_t n_seen);
+/* Adds what tells whether a tree has changed to a hash, whatever the batches the nodes come in: names,
+ * inodes and all that stat says. Targets and xattrs need not be looked at: a change of them is a change
+ * of the inode, or of its ctime. */
+void ls_nodes_hash(const ls_node *nodes, size_t n, const uint8_t *arena, ls_blake3 *h);
+
+/* ---- two trees: what the new one has and the old one has not --------------------------------- */
+/* Takes the nodes of two walks and gives those of a layer: new and changed files, and whiteouts for
+ * what is gone (one for a whole directory). Compared are type, mode, owner, size, mtime, device,
+ * target and xattrs. */
+
+/* Nothing changed by its metadata; data_offset holds the old inode. Files with several names, here
+ * or there, and with LS_DIFF_CONTENT all files with content: the caller decides. */
+#define LS_NODE_SAME 4096
+
+#define LS_DIFF_CONTENT 1
+
+typedef struct ls_diff ls_diff;
+
+typedef struct ls_diff_out {
+    size_t old_used;
+    size_t new_used;
+    size_t n_nodes;
+    size_t arena_used;
+} ls_diff_out;
+
+size_t ls_diff_sizeof(void);
+void ls_diff_init(ls_diff *d, uint32_t options);
+/* Goes on until one side is used up (and not `done`: nothing follows), or `out` is full. LS_ESPACE:
+ * the arena has no room for one node. */
+int ls_diff_feed(ls_diff *d, const ls_node *old_nodes, size_t n_old, const uint8_t *old_arena,
+                 int old_done, const ls_node *new_nodes, size_t n_new, const uint8_t *new_arena,
+                 int new_done, ls_node *out, size_t max_out, uint8_t *arena, size_t arena_size,
+                 ls_diff_out *res, ls_error *err);
 
 /* ---- runs of numbers, bitmaps ------------------------------------------------------------------ */
 

@@ -266,21 +266,6 @@ static int mapped(const ls_idmap *map, size_t n, uint32_t id, uint32_t *out) {
     return 0;
 }
 
-/* xattrs that say something about this machine or this mount, not about the file: overlayfs's own,
- * SELinux labels (the policy sets them), EVM's hash (keyed by the machine). */
-static int stays_here(const uint8_t *name, size_t n) {
-    static const char *const prefixes[] = {"trusted.overlay.", "user.overlay.",
-                                           "user.fuseoverlayfs."};
-    static const char *const names[] = {"security.selinux", "security.evm"};
-    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
-        if (n >= strlen(prefixes[i]) && memcmp(name, prefixes[i], strlen(prefixes[i])) == 0)
-            return 1;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (n == strlen(names[i]) && memcmp(name, names[i], n) == 0)
-            return 1;
-    return 0;
-}
-
 /* A file capability of revision 3 names the root of the user namespace in which it was given: the
  * builder's. In the layer it is revision 2: of whatever namespace the layer is used in. */
 static size_t capability(const uint8_t *value, size_t n, uint8_t *out) {
@@ -305,7 +290,7 @@ static int xattr_records(builder *b, const ls_node *node, const uint8_t *arena, 
         if (lengths[0] > 255 || end - at - 8 < lengths[0] || end - at - 8 - lengths[0] < lengths[1])
             return ls_files_fail(err, LS_ESTATE, 0, "xattrs outside the arena");
         at += 8 + lengths[0] + lengths[1];
-        if (stays_here(name, lengths[0]))
+        if (ls_files_stays_here(name, lengths[0]))
             continue;
         if (memchr(name, '=', lengths[0]))
             return ls_files_fail(err, LS_EINVALID, 0,

@@ -385,6 +385,8 @@ static int make_node(ls_walk *w, int dir, const char *name, size_t name_len, uin
         node->flags |= LS_NODE_SOCKET;
     if (name_len >= 4 && memcmp(name, ".wh.", 4) == 0)
         node->flags |= LS_NODE_RESERVED;
+    if (w->options & LS_WALK_BARE)
+        return LS_OK;
     if (S_ISLNK(st.stx_mode)) {
         size_t room = size - *used;
         if (room < LIST_MAX)

@@ -38,7 +38,16 @@ if TYPE_CHECKING:
         StoreFullError,
         UnsupportedError,
     )
-    from .store import BlobWriter, Image, Lease, Store, open, rebuild_index
+    from .store import (
+        BlobWriter,
+        Image,
+        Lease,
+        Store,
+        open,
+        rebuild_index,
+        write_trees,
+        write_upper,
+    )
     from .values import (
         BlobInfo,
         CheckoutReport,
@@ -71,7 +80,16 @@ _HOMES = {
         "StoreFullError",
         "UnsupportedError",
     ),
-    "store": ("BlobWriter", "Image", "Lease", "Store", "open", "rebuild_index"),
+    "store": (
+        "BlobWriter",
+        "Image",
+        "Lease",
+        "Store",
+        "open",
+        "rebuild_index",
+        "write_trees",
+        "write_upper",
+    ),
     "values": (
         "BlobInfo",
         "CheckReport",
@@ -126,6 +144,8 @@ __all__ = [
     "__version__",
     "open",
     "rebuild_index",
+    "write_trees",
+    "write_upper",
 ]
 
 

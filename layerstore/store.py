@@ -71,6 +71,63 @@ def rebuild_index(
     return rebuild(os.fspath(path), timeout=timeout)
 
 
+def write_upper(
+    tar: BinaryIO,
+    upper: str | os.PathLike[str],
+    lower: Sequence[str | os.PathLike[str]] = (),
+    *,
+    source_date_epoch: int | None = None,
+    uids: Sequence[tuple[int, int, int]] = (),
+    gids: Sequence[tuple[int, int, int]] = (),
+    hashed: bool = True,
+    progress: ProgressCallback | None = None,
+) -> values.LayerInfo:
+    """The tar that `Store.diff_upper` would store, written to a binary file; no store is needed.
+    Without `hashed` nobody computes its digest (empty then)."""
+    from .layers.diff import diff_upper
+
+    return diff_upper(
+        None,
+        upper,
+        lower,
+        source_date_epoch=source_date_epoch,
+        uids=uids,
+        gids=gids,
+        progress=progress,
+        tar=tar,
+        hashed=hashed,
+    )
+
+
+def write_trees(
+    tar: BinaryIO,
+    old: str | os.PathLike[str],
+    new: str | os.PathLike[str],
+    *,
+    content: bool = False,
+    source_date_epoch: int | None = None,
+    uids: Sequence[tuple[int, int, int]] = (),
+    gids: Sequence[tuple[int, int, int]] = (),
+    hashed: bool = True,
+    progress: ProgressCallback | None = None,
+) -> values.LayerInfo:
+    """The tar that `Store.diff_trees` would store; as `write_upper`."""
+    from .layers.diff import diff_trees
+
+    return diff_trees(
+        None,
+        old,
+        new,
+        content=content,
+        source_date_epoch=source_date_epoch,
+        uids=uids,
+        gids=gids,
+        progress=progress,
+        tar=tar,
+        hashed=hashed,
+    )
+
+
 class Lease:
     """Protects what is put while it is in use, and what it held before, until it is dropped or its
     ttl has passed. Use as a context manager; leaving it drops it."""
@@ -487,6 +544,38 @@ class Store:
                 uids=uids,
                 gids=gids,
                 cache=cache,
+                progress=progress,
+                tar=tar,
+            )
+
+    def diff_trees(
+        self,
+        old: str | os.PathLike[str],
+        new: str | os.PathLike[str],
+        *,
+        content: bool = False,
+        media_type: str = OCI_LAYER,
+        source_date_epoch: int | None = None,
+        uids: Sequence[tuple[int, int, int]] = (),
+        gids: Sequence[tuple[int, int, int]] = (),
+        progress: ProgressCallback | None = None,
+        tar: BinaryIO | None = None,
+    ) -> values.LayerInfo:
+        """The layer that makes the tree `old` into `new`; as `diff_upper` for the rest. Compared are
+        type, mode, owner, size, mtime, device, target and xattrs; with `content` the bytes as well."""
+        from .layers.diff import diff_trees
+
+        with contextlib.ExitStack() as stack:
+            op = None if tar is not None else stack.enter_context(self._content.operation())
+            return diff_trees(
+                op,
+                old,
+                new,
+                content=content,
+                media_type=media_type,
+                source_date_epoch=source_date_epoch,
+                uids=uids,
+                gids=gids,
                 progress=progress,
                 tar=tar,
             )

@@ -54,6 +54,12 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("a file, as a container sees it", "layerstore cat app:1.2 /etc/os-release"),
         ("as one layer has it", "layerstore cat --layer 0 app:1.2 /etc/passwd"),
     ),
+    "layerstore diff": (
+        ("what a container changed", "layerstore diff --upper /run/c1/upper --lower /run/base"),
+        ("between two trees, by content", "layerstore diff --content old new"),
+        ("the tar alone", "layerstore diff --upper upper --tar - | zstd > layer.tar.zst"),
+        ("the same digest everywhere", "SOURCE_DATE_EPOCH=1700000000 layerstore diff old new"),
+    ),
     "layerstore blob": (
         ("put something, get it back", "layerstore blob put notes.txt"),
         ("", "layerstore blob ls"),

@@ -29,12 +29,14 @@ class UsageError(Exception):
 
 class Argument(NamedTuple):
     """One option or positional of a verb. `takes` tells completion what may stand there: image,
-    transport, file, digest, lease or nothing of these. `flag` options take no value."""
+    transport, file, digest, lease or nothing of these. `flag` options take no value,
+    `repeat` options may be given several times."""
 
     names: tuple[str, ...]
     help: str
     takes: str = ""
     flag: bool = False
+    repeat: bool = False
     nargs: str | None = None
     metavar: str | None = None
     type: Callable[[str], Any] | None = None
@@ -274,6 +276,40 @@ VERBS = (
         "cat",
         (_image(), Argument(("path",), "the file", metavar="PATH"), _LAYER),
     ),
+    Verb(
+        "diff",
+        "make a layer of what changed: in an overlay's upper directory, or between two trees",
+        "verbs_diff",
+        "diff",
+        (
+            Argument(
+                ("trees",),
+                "two trees: the layer makes OLD into NEW",
+                takes="directory",
+                nargs="*",
+                metavar="OLD NEW",
+            ),
+            _option("--upper", help="the upper directory", takes="directory", metavar="DIR"),
+            _option(
+                "--lower",
+                help="a directory below it, topmost first",
+                takes="directory",
+                metavar="DIR",
+                repeat=True,
+            ),
+            _flag("--content", help="two trees: read files that are the same by their metadata"),
+            _option(
+                "--tar",
+                help="write the uncompressed tar there (- for stdout) and store nothing",
+                takes="file",
+                metavar="FILE",
+            ),
+            _flag("--no-cache", help="read every file, also those that this store has read before"),
+        ),
+        "The layer goes into the store, uncompressed, and is held under a new lease of one hour "
+        "unless --lease names one. Nothing may change the directories meanwhile: a file that does "
+        "is an error. $SOURCE_DATE_EPOCH is the latest time that the layer has.",
+    ),
     Verb("blob", "any blob by its digest: cat, put, stat, ls", verbs=_BLOB),
     Verb("lease", "protect what commands put from gc: create, ls, rm", verbs=_LEASE),
     Verb(
@@ -448,6 +484,8 @@ def _add(to: argparse._ActionsContainer, argument: Argument, *, inherited: bool 
         for key in ("nargs", "metavar", "type", "default"):
             if (value := getattr(argument, key)) is not None:
                 options[key] = value
+        if argument.repeat:
+            options["action"] = "append"
         if argument.choices:
             options["choices"] = argument.choices
     if inherited:  # not given after the verb must not undo what was given before it

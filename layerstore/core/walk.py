@@ -39,7 +39,7 @@ _ARENA_MAX = 1 << 30
 _STACK = 1 << 20
 _STACK_MAX = 1 << 36
 
-_NODE = struct.Struct("=QQqqQ22I")
+_NODE = struct.Struct("=QQqqQQ22I")
 assert ffi.sizeof("ls_node") == _NODE.size
 _SIZE = _NODE.size
 _FLAGS_AT = int(ffi.offsetof("ls_node", "flags"))
@@ -54,6 +54,7 @@ class Node(NamedTuple):
     mtime_sec: int
     ctime_sec: int
     data_offset: int
+    given_offset: int
     mtime_nsec: int
     ctime_nsec: int
     mode: int
@@ -302,6 +303,7 @@ class Walk:
 
     `where` is what messages call the directory. With `overlay`, the marks of overlayfs set flags
     (whiteouts, opaque directories, redirects); `flat`: the directory and what lies in it, not deeper;
+    `bare`: without targets and xattrs;
     `stop`: flags behind which a batch ends, so that `prune` can still keep the walk out."""
 
     def __init__(
@@ -312,6 +314,7 @@ class Walk:
         overlay: bool = False,
         flat: bool = False,
         no_proc: bool = False,
+        bare: bool = False,
         stop: int = 0,
         capacity: int = _BATCH,
     ) -> None:
@@ -321,6 +324,7 @@ class Walk:
         self._state = raw_new("char[]", lib.ls_walk_sizeof())
         self._walk: Any = ffi.cast("ls_walk *", self._state)
         options = (lib.LS_WALK_OVERLAY if overlay else 0) | (lib.LS_WALK_FLAT if flat else 0)
+        options |= lib.LS_WALK_BARE if bare else 0
         lib.ls_walk_init(self._walk, fd, options | (lib.LS_WALK_NO_PROC if no_proc else 0))
         # Private and anonymous: pages that no name reaches cost nothing, and growing moves them.
         self._stack = mmap.mmap(-1, _STACK, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

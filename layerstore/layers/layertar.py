@@ -8,10 +8,13 @@ which the store, or a pipe, reads the tar.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..core.pack import END, IdMap, Packer
 from ..core.walk import Batch
+
+if TYPE_CHECKING:
+    from .filecache import FileCache
 
 BUFFER = 1 << 20
 """Bytes that go to a pipe at once: as much as a pipe can be made to hold."""
@@ -37,7 +40,11 @@ class LayerTar:
         clamp: int | None = None,
         uids: Sequence[IdMap] = (),
         gids: Sequence[IdMap] = (),
+        cache: FileCache | None = None,
     ) -> None:
+        self._cache = cache
+        self._given: tuple[int, int] | None = None
+        """Content that comes from the store: where the rest of it lies there, how much it is."""
         self._packer = Packer(source.roots(), clamp=clamp, uids=uids, gids=gids)
         self._batches = source.batches()
         self._batch: Batch | None = None
@@ -59,20 +66,39 @@ class LayerTar:
         view = memoryview(buffer).cast("B")
         filled = 0
         while filled < len(view) and not self._over:
+            if self._given is not None:
+                filled += self._give(view[filled:])
+                continue
             if self._batch is None:
                 self._batch = next(self._batches, None)
                 self._at = 0
                 if self._batch is None:
                     filled += self._finish(view[filled:])
                     continue
+                if self._cache is not None:
+                    self._cache.mark(self._batch)
             packed = self._packer.feed(self._batch, self._at, view[filled:])
             self._at += packed.used
             self.entries = packed.entries
             filled += packed.size
+            if packed.given:
+                self._given = (self._batch.nodes[self._at].given_offset, packed.given)
             if self._at >= self._batch.n:
+                if self._cache is not None:
+                    self._cache.written(self._batch)
                 self._batch = None
         self.size += filled
         return filled
+
+    def _give(self, view: memoryview) -> int:
+        """Content of the file at hand, from the store."""
+        if self._given is None or self._cache is None:
+            return 0
+        offset, left = self._given
+        n = min(left, len(view))
+        self._cache.read(offset, view[:n])
+        self._given = (offset + n, left - n) if left > n else None
+        return n
 
     def _finish(self, view: memoryview) -> int:
         n = min(len(view), END - self._end)

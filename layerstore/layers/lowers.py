@@ -69,7 +69,7 @@ class Stack:
         at = 0
         while at < len(bases):
             layer, base = bases[at]
-            hit, ends = self._single(layer, base, want)
+            hit, ends, want = self._single(layer, base, want)
             if hit is None:
                 if ends:
                     break
@@ -92,24 +92,32 @@ class Stack:
             at += 1
         return hits
 
-    def _single(self, layer: int, base: bytes, want: bytes) -> tuple[Hit | None, bool]:
-        """One layer's file, and whether the layers below are hidden."""
+    def _single(self, layer: int, base: bytes, want: bytes) -> tuple[Hit | None, bool, bytes]:
+        """One layer's file, whether the layers below are hidden, and what it is called there: a
+        directory on the way may be redirected itself."""
         path = base
         ends = False
         names = want.split(b"/")
+        before = b""
         for i, name in enumerate(names):
             path = join(path, name)
+            below = b"/".join((before, *names[i:])) if before else b"/".join(names[i:])
             found = self.look((layer, path))
             if found is None:
-                return None, ends
+                return None, ends, below
             if found.node.flags & WHITEOUT:
-                return None, True
+                return None, True, below
             if i == len(names) - 1:
-                return Hit((layer, path), found), ends
+                return Hit((layer, path), found), ends, below
             if not is_dir(found):
-                return None, True
+                return None, True, below
             ends = ends or bool(found.node.flags & OPAQUE)
-        return None, ends
+            redirect = overlay_xattr(found, b"redirect") if found.node.flags & REDIRECT else None
+            if redirect is None:
+                before = join(before, name)
+            else:
+                before = redirect[1:] if redirect.startswith(b"/") else join(before, redirect)
+        return None, ends, want
 
     def lower_of(self, bases: Sequence[Place], name: bytes, upper: Found) -> list[Hit]:
         """What lies below a file or directory of the upper layer; `bases`: what lies below the

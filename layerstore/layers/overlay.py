@@ -12,12 +12,16 @@ what needs more than one file:
   only, and are links in the layer.
 
 Links whose other names lie below come last, when all names above are known.
+
+One thing an upper directory does not say: with index=on, a file that was changed and whose changed
+names were all removed has its content in the work directory's index, and names below still show it.
+Mounts that are to be diffed are better made with index=off, the kernel's default.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..core.walk import (
@@ -28,7 +32,6 @@ from ..core.walk import (
     OPAQUE,
     REDIRECT,
     RESERVED,
-    SKIP,
     SOCKET,
     SPECIAL,
     WHITEOUT,
@@ -65,17 +68,33 @@ class Item(NamedTuple):
     """Where its content lies, if not with it."""
 
 
-class Upper:
-    """The nodes of an upper directory. `roots`: it, then the lower ones, topmost first."""
+class Shown(NamedTuple):
+    """A file of a merged directory: where its topmost part lies, its name, and that with all below."""
 
-    def __init__(self, roots: Sequence[tuple[int, str]]) -> None:
+    hit: Hit
+    name: bytes
+    chain: Sequence[Hit]
+
+
+class Upper:
+    """The nodes of an upper directory. `roots`: it, then the lower ones, topmost first. `walked` is
+    told of every batch as the walk gave it."""
+
+    def __init__(
+        self,
+        roots: Sequence[tuple[int, str]],
+        walked: Callable[[Batch], None] | None = None,
+    ) -> None:
+        self._walked = walked
         self._roots = tuple(roots)
         self._stack = Stack(roots)
         self._first: dict[Inode, bytes] = {}
         self._bases: tuple[bytes, list[Place]] = (b"", self._stack.below(0))
         self._indexed: dict[Inode, tuple[bytes, bytes]] = {}
         """Inodes of the upper directory: the first name, the origin's handle."""
-        self._late: list[tuple[Hit, bytes]] = []
+        self._move: tuple[Found, bytes] | None = None
+        """The directory that was moved, of the batch at hand: its last node."""
+        self._late: list[tuple[Hit, bytes, Sequence[Hit]]] = []
         """Files below with several names, which were moved."""
         self.notes: list[str] = []
 
@@ -87,15 +106,16 @@ class Upper:
         out = _Collector()
         with Walk(fd, where, overlay=True, stop=REDIRECT) as walk:
             while (batch := walk.next()) is not None:
+                if self._walked is not None:
+                    self._walked(batch)
                 for i, flags in enumerate(batch.flags()):
                     if flags & SPECIAL:
                         self._special(batch, i, flags)
                 yield batch
-                last = batch.n - 1
-                node = batch.nodes[last]
-                if node.flags & REDIRECT and stat.S_ISDIR(node.mode):
+                if self._move is not None:
                     walk.prune()
-                    yield from out.batches(self._moved(found_in(batch, last), batch.path(last)))
+                    yield from out.batches(self._moved(*self._move))
+                    self._move = None
         yield from out.batches(self._last())
 
     # ---- one node of the upper directory ------------------------------------------------------
@@ -109,13 +129,16 @@ class Upper:
         if flags & RESERVED:
             self._refuse_reserved(0, path, flags)
         if flags & SOCKET:
-            node.flags |= SKIP
+            # Left out, but what it replaced is gone all the same.
+            node.flags = WHITEOUT
             self._note(0, path)
             return
         if flags & REDIRECT and stat.S_ISDIR(node.mode):
-            self._need_lower(path, "redirect")
-            # What lies below under its name is not its own.
-            node.flags |= OPAQUE
+            if not flags & OPAQUE:
+                self._need_lower(path, "redirect")
+                self._move = (found_in(batch, i), path)
+                # What lies below under its name is not its own.
+                node.flags |= OPAQUE
             return
         if flags & INDEXED and flags & LINKED:
             self._index(found_in(batch, i), path)
@@ -194,21 +217,28 @@ class Upper:
         """All that a moved directory shows, except itself."""
         parent, _, name = path.rpartition(b"/")
         below = self._stack.lower_of(self._lower_bases(parent), name, upper)
-        pending = [self._merged(path, (0, path), [hit.place for hit in below])]
+        for seen in self._shown(path, (0, path), [hit.place for hit in below]):
+            yield from self._item(*seen)
+
+    def _shown(self, name: bytes, upper: Place | None, bases: Sequence[Place]) -> Iterator[Shown]:
+        """All that lies in the merged directory that the layer calls `name`, at any depth."""
+        pending = [self._merged(name, upper, bases)]
         while pending:
-            step = next(pending[-1], None)
-            if step is None:
+            shown = next(pending[-1], None)
+            if shown is None:
                 pending.pop()
-            elif isinstance(step, Item):
-                yield step
-            else:
-                pending.append(self._merged(*step))
+                continue
+            yield shown
+            hit, called, chain = shown
+            if is_dir(hit.found):
+                inside = None if hit.place[0] else hit.place
+                below = [h.place for h in chain if h.place[0]]
+                pending.append(self._merged(called, inside, below))
 
     def _merged(
         self, directory: bytes, upper: Place | None, bases: Sequence[Place]
-    ) -> Iterator[Item | tuple[bytes, Place | None, Sequence[Place]]]:
-        """What a directory shows that the layer calls `directory`: items, and the directories to go
-        down into, in order."""
+    ) -> Iterator[Shown]:
+        """What lies in one merged directory, sorted."""
         seen: dict[bytes, Hit] = {}
         for place in (*((upper,) if upper is not None else ()), *bases):
             for name, found in self._stack.children(place).items():
@@ -218,16 +248,11 @@ class Upper:
                 continue
             called = join(directory, name)
             if hit.place[0] == 0:
-                hits = self._stack.lower_of(bases, name, hit.found)
-                chain = [hit, *hits]
-            else:
-                chain = hits = self._stack.find(bases, name)
-                if not hits:
-                    continue
-                hit = hits[0]
-            yield from self._item(hit, called, chain)
-            if is_dir(hit.found):
-                yield (called, hit.place if hit.place[0] == 0 else None, [h.place for h in hits])
+                yield Shown(hit, called, [hit, *self._stack.lower_of(bases, name, hit.found)])
+                continue
+            chain = self._stack.find(bases, name)
+            if chain:
+                yield Shown(chain[0], called, chain)
 
     def _item(self, hit: Hit, name: bytes, chain: Sequence[Hit]) -> Iterator[Item]:
         layer, path = hit.place
@@ -240,7 +265,7 @@ class Upper:
             self._index(hit.found, name)
         if flags & LINKED:
             if layer > 0:
-                self._late.append((hit, name))
+                self._late.append((hit, name, chain))
                 return
             first = self._first.setdefault(inode(hit.found.node), name)
             if first != name:
@@ -267,7 +292,7 @@ class Upper:
         """Files with names below: moved ones, then names that nobody touched."""
         origins = {handle: (key, name) for key, (name, handle) in self._indexed.items() if handle}
         moved: dict[Inode, tuple[bytes, int]] = {}
-        for hit, name in self._late:
+        for hit, name, chain in self._late:
             layer, path = hit.place
             key = inode(hit.found.node)
             if origins and key not in moved:
@@ -281,40 +306,42 @@ class Upper:
                 continue
             data = None
             if hit.found.node.flags & METACOPY:
-                chain = self._stack.find(self._stack.below(layer), path)
-                data = self._content_of(chain, hit.found, self._where(layer, path))
+                data = self._content_of(chain[1:], hit.found, self._where(layer, path))
             yield Item(hit, name, 0, None, data)
         if origins or any(
-            moved[inode(hit.found.node)][1] < hit.found.node.nlink for hit, _ in self._late
+            moved[inode(hit.found.node)][1] < hit.found.node.nlink for hit, _, _ in self._late
         ):
             yield from self._untouched(origins, moved)
 
     def _untouched(
         self, origins: dict[bytes, tuple[Inode, bytes]], moved: dict[Inode, tuple[bytes, int]]
     ) -> Iterator[Item]:
-        """Names of the layers below, still seen, of files that the layer has under other names."""
-        done: set[bytes] = set()
-        for layer in range(1, len(self._roots)):
-            fd, where = self._roots[layer]
-            looker = self._stack.lookers[layer]
-            with Walk(fd, where, overlay=True) as walk:
-                while (batch := walk.next()) is not None:
-                    for i, flags in enumerate(batch.flags()):
-                        if not flags & LINKED:
-                            continue
-                        path = batch.path(i)
-                        key = inode(batch.node(i))
-                        first = moved[key][0] if key in moved else None
-                        if first is None and origins:
-                            known = origins.get(looker.handle(path) or b"")
-                            first = known[1] if known is not None else None
-                        if first is None or path in done:
-                            continue
-                        seen = self._stack.visible(path)
-                        if seen is None or seen.place != (layer, path):
-                            continue
-                        done.add(path)
-                        yield Item(Hit((layer, path), found_in(batch, i)), path, HARDLINK, first)
+        """Names that lie below and are still seen, of files that the layer has under other names. Looks
+        at all that the stack shows: they may be anywhere."""
+        done = {name for _, name, _ in self._late}
+        for hit, name, _ in self._shown(b"", (0, b""), self._stack.below(0)):
+            layer, path = hit.place
+            if layer == 0 or not hit.found.node.flags & LINKED or name in done:
+                continue
+            key = inode(hit.found.node)
+            first = moved[key][0] if key in moved else None
+            if first is None and origins:
+                known = origins.get(self._stack.lookers[layer].handle(path) or b"")
+                first = known[1] if known is not None else None
+            if first is not None:
+                done.add(name)
+                yield from self._parent(name, done)
+                yield Item(hit, name, HARDLINK, first)
+
+    def _parent(self, path: bytes, done: set[bytes]) -> Iterator[Item]:
+        """A directory that a link is made anew in, for its times; not when the upper layer has it."""
+        parent = path.rpartition(b"/")[0]
+        if parent in done or self._stack.look((0, parent)) is not None:
+            return
+        done.add(parent)
+        seen = self._stack.visible(parent)
+        if seen is not None:
+            yield Item(seen, parent, 0)
 
 
 class _Collector:

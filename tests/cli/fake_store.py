@@ -110,6 +110,13 @@ class FakeStore:
             raise layerstore.NotFoundError(f"no image {name}")
         return layerstore.Ref(name, DIGEST, 10, MANIFEST)
 
+    def diff_upper(self, upper: str, lower: Any = (), **options: Any) -> layerstore.LayerInfo:
+        notes = (f"{upper}/run/s: a socket, left out",)
+        return layerstore.LayerInfo(DIGEST, 2048, LAYER, DIGEST, 3, 700, notes)
+
+    def diff_trees(self, old: str, new: str, **options: Any) -> layerstore.LayerInfo:
+        return layerstore.LayerInfo(DIGEST, 2048, LAYER, DIGEST, 3, 700)
+
     def put(self, source: Any, *, progress: Any = None, **options: Any) -> layerstore.Descriptor:
         data = source.read()
         if progress is not None:

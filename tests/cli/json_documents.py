@@ -123,6 +123,17 @@ DOCUMENTS: dict[str, list[Key]] = {
         Key("entries[].devmajor?", "integer", "of a device"),
         Key("entries[].devminor?", "integer", "of a device"),
     ],
+    "diff": [
+        Key("mediaType", "string", "the layer's media type"),
+        Key("digest", "string", "the layer's digest"),
+        Key("size", "integer", "its bytes"),
+        Key("diff_id", "string", "digest of its tar: the same, since it is not compressed"),
+        Key("entries", "integer", "entries of the tar, whiteouts among them"),
+        Key("new_bytes", "integer", "what the store grew by; 0 with `--tar`"),
+        Key("lease", "string|null", "the lease that holds it; null with `--tar`"),
+        Key("notes", "list", "what was left out (sockets), or absent"),
+        Key("notes[]", "string", "one file"),
+    ],
     "blob put": [
         Key("digest", "string", "the blob's digest"),
         Key("bytes", "integer", "its size"),

@@ -50,6 +50,7 @@ COMMANDS = {
     "untag": ["app:1", "app:2"],
     "ls": ["app:1"],
     "cat": ["app:1", "/etc/hostname"],
+    "diff": ["old", "new"],
     "blob cat": [DIGEST],
     "blob put": [__file__],
     "blob stat": [DIGEST],
