@@ -54,6 +54,17 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("a file, as a container sees it", "layerstore cat app:1.2 /etc/os-release"),
         ("as one layer has it", "layerstore cat --layer 0 app:1.2 /etc/passwd"),
     ),
+    "layerstore checkout": (
+        ("a root filesystem", "layerstore checkout app:1.2 rootfs"),
+        (
+            "for a container of an ordinary user",
+            "layerstore checkout --ownership rootless app rootfs",
+        ),
+        (
+            "with its root as uid 100000",
+            "layerstore checkout --uid-map 0:100000:65536 --gid-map 0:100000:65536 app:1.2 rootfs",
+        ),
+    ),
     "layerstore blob": (
         ("put something, get it back", "layerstore blob put notes.txt"),
         ("", "layerstore blob ls"),
