@@ -219,7 +219,7 @@ class Maker:
             count["xattr"] += 1
             if r.random() < 0.3:
                 pax["SCHILY.xattr.trusted.t"] = "t"
-        if kind == FILE and r.random() < 0.1 and not self._plain:
+        if kind == FILE and r.random() < 0.2 and not self._plain:
             pax["LIBARCHIVE.xattr.user.b"] = base64.b64encode(r.randbytes(5)).decode().rstrip("=")
             count["xattr of bsdtar"] += 1
         out["pax"] = pax
@@ -283,7 +283,7 @@ class Maker:
             if not self.layers:
                 break
             folder, _, name = self._path().rpartition("/")
-            prefix = f"{folder}/" if folder and r.random() < 0.8 else ""
+            prefix = f"{folder}/" if folder and r.random() < 0.7 else ""
             if r.random() < 0.25:
                 items.append(Item(f"{prefix}.wh..wh..opq"))
                 counts["opaque"] += 1

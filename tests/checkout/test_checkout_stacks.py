@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from layer_stacks import Maker
 
-EXAMPLES = int(os.environ.get("LAYERSTORE_STACKS", "220"))
+EXAMPLES = int(os.environ.get("LAYERSTORE_STACKS", "240"))
 COUNTS: Counter[str] = Counter()
 FEATURES = (
     "whiteout", "whiteout at the end", "opaque", "opaque root", "link in a layer",
