@@ -291,7 +291,8 @@ static void empty_root(const ls_tree *t, const ls_tree_mem *mem) {
         return;
     root->flags |= LS_TNODE_OPAQUE;
     root->died = t->layer;
-    for (uint32_t id = 0; id < t->first; id++) {
+    /* Whiteouts come first: what has a place yet is of the layers below. */
+    for (uint32_t id = 0; id < t->n; id++) {
         const ls_tree_node *node = &mem->nodes[id];
         if (node->parent == t->root && (node->flags & LS_TNODE_LINKED) &&
             !(node->flags & LS_TNODE_DEAD))

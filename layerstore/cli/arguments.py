@@ -70,3 +70,17 @@ def digest(text: str) -> str:
             f"{text!r} is no digest (write it whole, as in sha256:… with all its digits)"
         )
     return text
+
+
+def id_map(text: str) -> tuple[tuple[int, int, int], ...]:
+    """`INSIDE:OUTSIDE:COUNT`, several with commas: ids of layers to ids of the system."""
+    out = []
+    for part in text.split(","):
+        words = part.split(":")
+        if len(words) != 3 or not all(w.isascii() and w.isdigit() for w in words):
+            raise ArgumentTypeError(f"{part!r} is no map of ids (write INSIDE:OUTSIDE:COUNT)")
+        inside, outside, count = map(int, words)
+        if not count or max(inside, outside) + count > 0xFFFFFFFF:
+            raise ArgumentTypeError(f"{part!r} has ids that do not exist, or none")
+        out.append((inside, outside, count))
+    return tuple(out)

@@ -60,6 +60,17 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("the tar alone", "layerstore diff --upper upper --tar - | zstd > layer.tar.zst"),
         ("the same digest everywhere", "SOURCE_DATE_EPOCH=1700000000 layerstore diff old new"),
     ),
+    "layerstore checkout": (
+        ("a root filesystem", "layerstore checkout app:1.2 rootfs"),
+        (
+            "for a container of an ordinary user",
+            "layerstore checkout --ownership rootless app rootfs",
+        ),
+        (
+            "with its root as uid 100000",
+            "layerstore checkout --uid-map 0:100000:65536 --gid-map 0:100000:65536 app:1.2 rootfs",
+        ),
+    ),
     "layerstore blob": (
         ("put something, get it back", "layerstore blob put notes.txt"),
         ("", "layerstore blob ls"),

@@ -310,6 +310,43 @@ VERBS = (
         "unless --lease names one. Nothing may change the directories meanwhile: a file that does "
         "is an error. $SOURCE_DATE_EPOCH is the latest time that the layer has.",
     ),
+    Verb(
+        "checkout",
+        "write an image's root filesystem into a directory",
+        "verbs_checkout",
+        "checkout",
+        (
+            _image(),
+            Argument(
+                ("directory",),
+                "an empty directory, or a new one",
+                takes="directory",
+                metavar="DIR",
+            ),
+            _option(
+                "--ownership",
+                help="exact: all as the layers say, or an error; try: as far as it goes; rootless: "
+                "owners in the xattr user.rootlesscontainers (default: exact for root, else try)",
+                choices=("exact", "try", "rootless"),
+            ),
+            _option(
+                "--uid-map",
+                help="uids of layers to uids of the system, INSIDE:OUTSIDE:COUNT, several with commas",
+                metavar="MAP",
+                type=arguments.id_map,
+                default=(),
+            ),
+            _option(
+                "--gid-map",
+                help="the same for gids",
+                metavar="MAP",
+                type=arguments.id_map,
+                default=(),
+            ),
+        ),
+        "Until it is whole the directory is marked as unfinished; a checkout that was cut off is "
+        "removed by the next one into it. What could not be kept is said on stderr.",
+    ),
     Verb("blob", "any blob by its digest: cat, put, stat, ls", verbs=_BLOB),
     Verb("lease", "protect what commands put from gc: create, ls, rm", verbs=_LEASE),
     Verb(

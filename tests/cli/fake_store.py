@@ -148,6 +148,9 @@ class FakeStore:
     def leases(self) -> list[layerstore.LeaseInfo]:
         return [layerstore.LeaseInfo("8c1f", 3600.0, 1800.0, (DIGEST,))]
 
+    def checkout(self, name: str, target: str, **options: Any) -> layerstore.CheckoutReport:
+        return layerstore.CheckoutReport(12, 3_000_000, 0.25, ("owner not kept: etc/passwd",))
+
     def gc(self, *, dry_run: bool, **options: Any) -> layerstore.GCReport:
         return layerstore.GCReport(dry_run, 7, 5_000_000, 100, 2, 1.23456, False)
 

@@ -69,6 +69,13 @@ DOCUMENTS: dict[str, list[Key]] = {
         _IMAGE_DIGEST,
         Key("images[].bytes", "integer", "size of all its blobs, each counted once"),
     ],
+    "checkout": [
+        Key("entries", "integer", "names that were made"),
+        Key("bytes", "integer", "bytes of files that were written, each file once"),
+        Key("seconds", "number", "how long it took"),
+        Key("notes", "list", "what could not be kept, and why"),
+        Key("notes[]", "string", "one note"),
+    ],
     "images": [Key("images", "list", "all images, by name"), *_image("images[].")],
     "inspect": [
         *_image(""),

@@ -43,6 +43,7 @@ def run(capfdbinary, monkeypatch):
 COMMANDS = {
     "import": ["oci:layout:v1", "app:1"],
     "export": ["app:1", "oci:layout"],
+    "checkout": ["app:1", "rootfs"],
     "images": [],
     "inspect": ["app:1"],
     "history": ["app:1"],
