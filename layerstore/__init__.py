@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         write_upper,
     )
     from .values import (
+        FORMAT_VERSION,
         BlobInfo,
         CheckoutReport,
         CheckReport,
@@ -91,6 +92,7 @@ _HOMES = {
         "write_upper",
     ),
     "values": (
+        "FORMAT_VERSION",
         "BlobInfo",
         "CheckReport",
         "CheckoutReport",
@@ -111,6 +113,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "FORMAT_VERSION",
     "BlobInfo",
     "BlobWriter",
     "BusyError",

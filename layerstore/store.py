@@ -263,10 +263,14 @@ class Image:
         if not 0 <= layer < len(layers):
             raise NotFoundError(f"{self.ref.name} has {len(layers)} layers, no layer {layer}")
         want = clean(path)
+        some = want == ""
         for found in layer_entries(self._store._content, layers[layer].digest, layer):
             at = clean(found.entry.path)
-            if not want or at == want or (at or "").startswith(f"{want}/"):
+            if want is not None and (not want or at == want or (at or "").startswith(f"{want}/")):
+                some = True
                 yield found.entry
+        if not some:
+            raise NotFoundError(f"no such path in layer {layer}: {path}", path=path)
 
     def open(self, path: str, *, layer: int | None = None) -> Iterator[bytes]:
         """The content of a file, in pieces; links are followed inside the image."""
@@ -387,11 +391,14 @@ class Store:
         all: bool = False,
         strict: bool = False,
         defer: bool = False,
+        inflate_limit: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> list[values.ImageInfo]:
         """Takes one image, or with `all` every image of a transport (`oci:`, `oci-archive:`,
         `docker-archive:`). `strict` refuses layers that do not decode or do not match their diff_id;
-        `defer` leaves looking into compressed layers for later."""
+        `defer` leaves looking into compressed layers for later. A layer that inflates to more than
+        `inflate_limit` bytes (None: 1 TiB) is kept and given back exactly, with a warning; whoever
+        wants what is in it gets LimitError or InvalidInputError."""
         from .oci.importing import import_images
         from .oci.transports import parse
 
@@ -402,6 +409,7 @@ class Store:
             all=all,
             strict=strict,
             defer=defer,
+            inflate_limit=inflate_limit,
             progress=progress,
         )
 
@@ -412,10 +420,18 @@ class Store:
         *,
         strict: bool = False,
         defer: bool = False,
+        inflate_limit: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> values.ImageInfo:
         """Takes one image; see `import_images`."""
-        return self.import_images(transport, name, strict=strict, defer=defer, progress=progress)[0]
+        return self.import_images(
+            transport,
+            name,
+            strict=strict,
+            defer=defer,
+            inflate_limit=inflate_limit,
+            progress=progress,
+        )[0]
 
     def export_images(
         self,

@@ -121,9 +121,15 @@ def test_the_portable_build_has_no_simd_and_the_same_results(tmp_path: Path) -> 
     )
     code = "from layerstore.core._layerstore import lib; print(lib.ls_simd_supported())"
     assert run(sys.executable, "-c", code, cwd=tree).strip() == str(1 << 1)
-    tests = [str(p.relative_to(tree)) for p in (tree / "tests/core").glob("test_*.py")]
-    wanted = "blake3 or hash or vector or chunk"
+    # The hashes, and what is built upon them; not what this machine could do, nor others.
+    wanted = [
+        "tests/core/test_hashing.py",
+        "tests/core/test_chunking.py",
+        "tests/core/test_split.py",
+    ]
     done = run(
-        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *tests, "-k", wanted, cwd=tree
+        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", *wanted),
+        *("-k", "not this_cpu and not neon"),
+        cwd=tree,
     )
-    assert " passed" in done
+    assert int(done.split(" passed")[0].split()[-1]) > 40, done

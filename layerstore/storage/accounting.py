@@ -213,7 +213,7 @@ def _images(
     """Per image: alone, shared, freed if removed. And in all: alone, and shared counted once.
 
     An image is a target; several names of one target share it, and removing one of them frees
-    nothing."""
+    nothing. What leases hold nobody can remove: it counts as shared, also where no image needs it."""
     names: dict[str, int] = {}
     targets: dict[int, set[int]] = {}
     for key, value in snapshot.items(Table.REFS):
@@ -224,20 +224,28 @@ def _images(
         names[key.decode()] = to_number(found)
     for target in set(names.values()):
         targets[target] = graph.closure(snapshot, (target,))
-    users: dict[int, int] = defaultdict(int)
+    held = _held_elsewhere(storage, snapshot)
+    # Twice, so that it is shared even if it is nobody else's.
+    users: dict[int, int] = defaultdict(int, dict.fromkeys(held, 2))
     for reached in targets.values():
         for serial in reached:
             users[serial] += 1
-    # What leases hold is shared by nobody who could be removed.
-    count = [0] * len(costs.costs)
-    spans: dict[int, list[tuple[int, int]]] = {}
-    for target, reached in targets.items():
+
+    def spans_of(serials: set[int]) -> list[tuple[int, int]]:
         bits = Bitmap(RunArray.of(costs.space))
-        for serial in reached:
+        for serial in serials:
             runs = blob_runs(storage, snapshot, serial)
             if runs:
                 bits.mark(RunArray.of(runs))
-        spans[target] = costs.positions(list(bits.runs(1)))
+        return costs.positions(list(bits.runs(1)))
+
+    count = [0] * len(costs.costs)
+    for start, end in spans_of(held):
+        for i in range(start, end):
+            count[i] = 2
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for target, reached in targets.items():
+        spans[target] = spans_of(reached)
         for start, end in spans[target]:
             for i in range(start, end):
                 count[i] += 1
@@ -258,12 +266,11 @@ def _images(
                 else:
                     other += costs.raw(row)
         out[target] = (own, other)
-    held = _held_elsewhere(storage, snapshot)
     result = []
     for name, target in sorted(names.items()):
         own, other = out[target]
         several = sum(1 for t in names.values() if t == target) > 1
-        free = 0.0 if several or target in held else own
+        free = 0.0 if several else own
         document = graph.blob_row(snapshot, target)
         digest = "" if document is None else document.digest
         result.append(ImageCost(name, digest, int(own), int(other), int(free)))

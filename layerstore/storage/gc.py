@@ -96,6 +96,7 @@ class _Run:
     ) -> None:
         self._storage = storage
         self._stop = stop
+        self._began = False
         self._progress = progress
         self.condemned_chunks = 0
         self.removed_blobs = 0
@@ -106,6 +107,12 @@ class _Run:
         if self._progress is not None:
             self._progress(Progress(stage, done, total, unit))
 
+    def _over(self) -> bool:
+        """Asked before each piece of work: whether time is over. Never before the first, so that runs
+        that are shorter than a mark get further, too."""
+        began, self._began = self._began, True
+        return began and self._stop()
+
     def everything(self, budget: int | None, aggressive: bool) -> bool:
         """All phases; False when time or the budget ended it early."""
         storage = self._storage
@@ -115,7 +122,7 @@ class _Run:
         for _ in range(2):
             try:
                 with storage.index.read() as snapshot:
-                    waiting = storage.condemned(snapshot)
+                    waiting = storage.condemned(snapshot, strict=True)
             except CorruptError:
                 # A set that is lost condemns nothing any more. Blobs go before chunks, so what has
                 # a row is whole, and what is dead will be condemned anew.
@@ -129,10 +136,10 @@ class _Run:
             waiting = storage.condemned(snapshot)
         if waiting is not None:
             self._delete(waiting)
-        done = not self._stop()
+        done = not (self._began and self._stop())
         if done and budget != 0:
             victims = compact.choose(compact.survey(storage), aggressive=aggressive)
-            mover = compact.Compactor(storage, self._stop)
+            mover = compact.Compactor(storage, self._over)
             done = mover.run(victims, budget)
         before = self._allocated()
         self._tell("reclaim", 0, 1)
@@ -262,7 +269,7 @@ class _Run:
         dead = sorted(condemned.blobs & blobs, reverse=True)
         left = RunArray.of(condemned.runs).intersect(RunArray.of(numbers))
         for at in range(0, len(dead), BLOB_SLICE):
-            if self._stop():
+            if self._over():
                 return False
             part = dead[at : at + BLOB_SLICE]
             self.removed_blobs += storage.index.update(
@@ -271,7 +278,7 @@ class _Run:
             self._tell("delete", at, len(dead))
         self._delete_files(condemned)
         for run in _slices(list(left), NUMBER_SLICE):
-            if self._stop():
+            if self._over():
                 return False
             storage.index.update(
                 lambda tx, run=run: self._delete_numbers(tx, marker, condemned, run)  # type: ignore[misc]

@@ -179,7 +179,7 @@ class PackWriter:
         rows: dict[int, tuple[int, int, int]] = {b[0]: b for b in held.blocks}
         at = HEADER_SIZE
         while at < held.start:
-            found = _block_at(self._packs, self._secret, held.number, at)
+            found = _block_at(self._packs, self._secret, held.number, at, held.start)
             if found is None:
                 # A punched hole: the table lists what can be found from here on by the scan.
                 at = next_block(held.fd, at + 1, held.start)
@@ -277,10 +277,17 @@ class _Held:
         return self.lock.fd
 
 
-def _block_at(packs: Packs, secret: bytes, number: int, offset: int) -> tuple[int, int] | None:
-    """`(length, first number)` of the block whose header begins at `offset`."""
+def _block_at(
+    packs: Packs, secret: bytes, number: int, offset: int, end: int
+) -> tuple[int, int] | None:
+    """`(length, first number)` of the block whose header begins at `offset`, or None. What is left of
+    a dead block at the edges of a hole may look like a header, and like one that ends behind `end`."""
+    if offset + 24 > end:
+        return None
     size = header_size(packs.read(number, offset, 24))
-    head = None if size is None else parse_block(secret, packs.read(number, offset, size))
+    if size is None or offset + size > end:
+        return None
+    head = parse_block(secret, packs.read(number, offset, size))
     return None if head is None else (head.size + head.payload, head.runs[0][0])
 
 

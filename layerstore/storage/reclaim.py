@@ -53,9 +53,12 @@ def reclaim_raws(storage: Storage) -> int:
 
 
 def reclaim_packs(storage: Storage) -> int:
-    """Punches dead gaps, truncates tails, unlinks packs without live blocks; returns bytes."""
+    """Punches dead gaps, truncates tails, unlinks packs without live blocks; returns bytes. Whole files
+    go first: on a full disk a hole may need room for the filesystem's own notes."""
     freed = 0
-    numbers = storage.packs.numbers()
+    with storage.index.read() as snapshot:
+        used = {place.pack for place in all_places(snapshot)}
+    numbers = sorted(storage.packs.numbers(), key=lambda number: (number in used, number))
     for at in range(0, len(numbers), BATCH):
         with contextlib.ExitStack() as held:
             locked: dict[int, FileLock] = {}
@@ -101,6 +104,11 @@ def _reclaim_locked(storage: Storage, locked: dict[int, FileLock]) -> int:
             storage.disk.unlink(path)
             unlinked = True
             freed += allocated
+    for number, lock in locked.items():
+        path = storage.packs.path(number)
+        allocated = os.fstat(lock.fd).st_blocks * 512
+        row = rows[number]
+        if row is None or not live[number]:
             continue
         if os.fstat(lock.fd).st_size > row.length:
             storage.disk.truncate(lock.fd, row.length, path)

@@ -83,6 +83,30 @@ def test_freed_if_removed(content: Content, storage: Storage, name: str) -> None
     stores.clean(content)
 
 
+def test_what_leases_hold_is_shared(content: Content, storage: Storage) -> None:
+    """A layer and a blob of no image under a lease: all adds up, what is freed was said before."""
+    _images(content)
+    lease = storage.create_lease(3600.0)
+    own = stores.tar_of(
+        {f"own/3/{i}": stores.words(3000 + i, 100 * KIB) for i in range(25)}
+        | {"copy/3": stores.noise(77, 200 * KIB)}
+    )
+    storage.use_lease(lease)
+    stores.put(content, own, stores.TAR)
+    stores.put(content, stores.gzipped(stores.noise(4444, MIB)))
+    storage.close()
+    with stores.opened(storage.path) as again:
+        _adds_up(again.storage)
+        said = {i.name: i for i in stats(again.storage, per_image=True).per_image}["image3"]
+        assert said.shared > 25 * 20 * KIB
+        stores.gc(again.storage, aggressive=True)
+        before = stores.du(storage.path)
+        stores.untag(again, "image3")
+        stores.gc(again.storage, aggressive=True)
+        assert _near(said.freed_if_removed, before - stores.du(storage.path), 0.02, 12 * KIB)
+        _adds_up(again.storage)
+
+
 def test_names_of_one_image_share_it(content: Content, storage: Storage) -> None:
     _images(content)
     with content.operation() as op:

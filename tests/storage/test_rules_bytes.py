@@ -16,14 +16,17 @@ import pytest
 import stores
 
 from layerstore.core.hashing import blake3
+from layerstore.core.split import SplitBatch, Splitter
 from layerstore.digest import digest_of
 from layerstore.errors import (
     BusyError,
     CorruptError,
+    LayerstoreError,
     NotFoundError,
     StoreFullError,
 )
 from layerstore.layers.content import Content
+from layerstore.layers.tree import scan_layer
 from layerstore.storage import blocks, gc, graph, placing, reclaim, reserve
 from layerstore.storage.disk import Disk
 from layerstore.storage.index import Table
@@ -386,6 +389,47 @@ def test_rule_20_a_split_gives_back_what_came(where: str) -> None:
         assert info.forms == ("raw",)
 
 
+@pytest.mark.parametrize("kind", ["bytes", "file", "pipe"])
+def test_rule_20_a_split_is_proven_as_it_flows(
+    where: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    """A splitter that goes wrong in the second window: the tar is kept literally where it can be read
+    again, and refused where it cannot; never kept in a way that does not give it back."""
+    data = stores.tar_of({f"f{i}": stores.noise(i, 900_000) for i in range(24)})
+    feed = Splitter.feed
+    calls: list[int] = []
+    spoilt: list[bool] = []
+
+    def wrong(self: Splitter, window: memoryview, final: bool = False) -> SplitBatch:
+        batch = feed(self, window, final)
+        calls.append(batch.used)
+        if len(calls) > 1 and len(batch.head) and not spoilt:
+            batch.head[0] ^= 1
+            spoilt.append(True)
+        return batch
+
+    monkeypatch.setattr(Splitter, "feed", wrong)
+    path = tmp_path / "layer.tar"
+    path.write_bytes(data)
+    with stores.opened(where) as content:
+        with content.operation() as op, open(path, "rb") as f:
+            pieces = (data[at : at + 100_000] for at in range(0, len(data), 100_000))
+            source = {"bytes": data, "file": f, "pipe": pieces}[kind]
+            digest = stores.sha256(data)
+            if kind == "pipe":
+                with pytest.raises(LayerstoreError, match="would not give it back"):
+                    op.put(source, digest=digest, media_type=stores.TAR, diff_id=digest)
+                assert op.stat(digest) is None
+            else:
+                info = op.put(source, digest=digest, media_type=stores.TAR, diff_id=digest)
+                assert (info.forms, info.problem, info.diff_id) == (("plain",), None, digest)
+                assert stores.get(content, digest) == data
+                assert op.have_layer(digest) == (digest,)
+                assert len(list(scan_layer(content, digest))) == 24
+        assert spoilt
+        stores.clean(content)
+
+
 def test_rule_21_mark_follows(where: str) -> None:
     """Manifests downward, referrers backward from each of a subject's digests; and a chunk's id is no
     digest of a blob."""
@@ -512,6 +556,35 @@ def test_rule_23_a_full_disk(where: str) -> None:
     stores.keep(content, "b", stores.noise(2, 10_000))
     stores.clean(content)
     storage.close()
+
+
+def test_rule_23_whole_files_go_first(fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hole may need room on a full disk; an unlinked file gives some."""
+    path = str(fast_path / "s")
+    calls: list[str] = []
+    unlink, punch = Disk.unlink, Disk.punch
+
+    def noted_unlink(self: Disk, path: str) -> None:
+        calls.extend(["unlink"] * path.endswith(".pack"))
+        unlink(self, path)
+
+    def noted_punch(self: Disk, fd: int, offset: int, length: int, path: str) -> bool:
+        calls.append("punch")
+        return punch(self, fd, offset, length, path)
+
+    monkeypatch.setattr(Disk, "unlink", noted_unlink)
+    monkeypatch.setattr(Disk, "punch", noted_punch)
+    with stores.opened(path, pack_size=2 * MIB) as content:
+        for n in range(12):
+            stores.keep(content, f"n{n}", stores.noise(n, 700_000))
+        assert len(stores.packs(path)) >= 5
+        # Of the first pack a part dies, of later ones all.
+        stores.untag(content, "n0", *(f"n{n}" for n in range(4, 12)))
+        stores.gc(content.storage)
+        assert calls.count("unlink") >= 2
+        assert "punch" in calls
+        assert calls == sorted(calls, key="unlink punch".index)
+        stores.clean(content)
 
 
 def test_rule_24_lmdb(where: str) -> None:
