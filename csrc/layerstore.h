@@ -642,4 +642,36 @@ int ls_apply_run(ls_apply *a, const ls_tree_mem *mem, int what, const uint32_t *
 int ls_apply_feed(ls_apply *a, const ls_tree_mem *mem, const uint32_t *ids, size_t n, uint64_t base,
                   const uint8_t *data, size_t size, ls_apply_out *out, ls_error *err);
 
+/* ---- mounts -------------------------------------------------------------------------------------- */
+/* These do system calls, and need the rights for them (CAP_SYS_ADMIN in the namespaces concerned).
+ * Each returns 0 or a descriptor (close-on-exec, the caller's), or a negated errno. None blocks for
+ * longer than the kernel takes; at most one child process is made and waited for. */
+
+#define LS_OVERLAY_MAX 500     /* lower layers that the kernel stacks */
+#define LS_OVERLAY_USERXATTR 1 /* whiteouts and opaque marks are in user.overlay.* */
+#define LS_OVERLAY_OLD 2       /* mount(2), as on kernels before Linux 6.5; for tests */
+
+/* Names are relative to `base` and hold neither a comma nor a colon nor a backslash. */
+typedef struct ls_overlay {
+    const char *source; /* what mountinfo shows as the source */
+    int32_t base;       /* a directory; on the same filesystem as all layers */
+    int32_t scratch;    /* an empty directory for a moment's mounts; used with `userns` only */
+    int32_t userns; /* the lower layers' ids as this user namespace maps them; -1: as they are */
+    uint32_t flags;
+    const char *const *lower; /* topmost first, at least one (two without an upper one) */
+    size_t n_lower;
+    const char
+        *upper; /* holds `fs` and `work`, the upper and the work directory; NULL: read-only */
+} ls_overlay;
+
+/* Mounts an overlay on the directory `target`. `log` takes what the kernel said when it refused,
+ * NUL-terminated. */
+int ls_mount_overlay(const ls_overlay *o, int target, char *log, size_t size);
+/* Mounts the directory `from` on `target`; `userns` as above. */
+int ls_mount_bind(int from, int target, int userns, int readonly);
+/* The topmost mount at a path whose last part is not followed. `lazy`: also while it is in use. */
+int ls_umount(const char *path, int lazy);
+/* A user namespace with these maps, in the form of /proc/PID/uid_map. */
+int ls_userns_open(const char *uid_map, const char *gid_map);
+
 #endif

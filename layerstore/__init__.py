@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         StoreFullError,
         UnsupportedError,
     )
+    from .snapshots import Snapshots
     from .store import (
         BlobWriter,
         Image,
@@ -51,8 +52,10 @@ if TYPE_CHECKING:
     from .values import (
         FORMAT_VERSION,
         BlobInfo,
+        BundleReport,
         CheckoutReport,
         CheckReport,
+        ConfigChanges,
         Damage,
         Descriptor,
         Edge,
@@ -64,7 +67,9 @@ if TYPE_CHECKING:
         LeaseInfo,
         Progress,
         Ref,
+        SnapshotInfo,
         Stats,
+        Usage,
     )
 
 _HOMES = {
@@ -91,11 +96,14 @@ _HOMES = {
         "write_trees",
         "write_upper",
     ),
+    "snapshots": ("Snapshots",),
     "values": (
         "FORMAT_VERSION",
         "BlobInfo",
+        "BundleReport",
         "CheckReport",
         "CheckoutReport",
+        "ConfigChanges",
         "Damage",
         "Descriptor",
         "Edge",
@@ -107,7 +115,9 @@ _HOMES = {
         "LeaseInfo",
         "Progress",
         "Ref",
+        "SnapshotInfo",
         "Stats",
+        "Usage",
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -116,10 +126,12 @@ __all__ = [
     "FORMAT_VERSION",
     "BlobInfo",
     "BlobWriter",
+    "BundleReport",
     "BusyError",
     "CancelledError",
     "CheckReport",
     "CheckoutReport",
+    "ConfigChanges",
     "CorruptError",
     "Damage",
     "Descriptor",
@@ -140,10 +152,13 @@ __all__ = [
     "PermissionDeniedError",
     "Progress",
     "Ref",
+    "SnapshotInfo",
+    "Snapshots",
     "Stats",
     "Store",
     "StoreFullError",
     "UnsupportedError",
+    "Usage",
     "__version__",
     "open",
     "rebuild_index",

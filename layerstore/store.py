@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, Unpack
 
 from . import values
 from .errors import InvalidInputError, NotFoundError
@@ -24,6 +24,7 @@ from .storage.storage import Storage, open_storage
 if TYPE_CHECKING:
     from .layers.tree import Tree
     from .oci.images import LayerRef
+    from .snapshots import Snapshots
     from .storage.uploads import Upload
 
 ProgressCallback = values.ProgressCallback
@@ -595,6 +596,96 @@ class Store:
                 progress=progress,
                 tar=tar,
             )
+
+    # ---- containers and builds ----------------------------------------------------------------
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """Containers' own filesystems over images."""
+        from .snapshots import Snapshots
+
+        self._storage.check_usable()
+        return Snapshots(self._content)
+
+    def commit(
+        self,
+        base: str,
+        name: str,
+        *,
+        upper: str | os.PathLike[str] | None = None,
+        lower: Sequence[str | os.PathLike[str]] = (),
+        layers: Sequence[str | values.LayerInfo | values.Descriptor] = (),
+        squash: bool | str = False,
+        platform: str | None = None,
+        source_date_epoch: int | None = None,
+        progress: ProgressCallback | None = None,
+        **changes: Unpack[values.ConfigChanges],
+    ) -> values.ImageInfo:
+        """A new image `name`: an image (or `scratch`, nothing), `layers` on top (stored blobs, lowest
+        first, or what `diff_upper` gave), then what changed in an overlay's `upper` directory over
+        `lower` (topmost first), and changes of the config.
+
+        Always an OCI image. `squash` merges what is added into one layer; `"all"` the base's layers,
+        too. Times are `source_date_epoch` (seconds), else $SOURCE_DATE_EPOCH, else now: with one of
+        them the same input gives the same digest. Raises NotFoundError, InvalidInputError, OSError."""
+        from .oci import committing
+
+        with self._content.operation() as op:
+            added = [one if isinstance(one, str) else one.digest for one in layers]
+            if upper is not None:
+                from .layers.diff import diff_upper
+
+                clamp = committing.epoch(source_date_epoch)
+                made = diff_upper(op, upper, lower, source_date_epoch=clamp, progress=progress)
+                added.append(made.digest)
+            return committing.commit(
+                self._content,
+                op,
+                base,
+                name,
+                added,
+                changes,
+                created=committing.created_at(source_date_epoch),
+                squash="all" if squash == "all" else "new" if squash else "",
+                platform=platform,
+                progress=progress,
+            )
+
+    def bundle(
+        self,
+        name: str,
+        target: str | os.PathLike[str],
+        *,
+        snapshot: str | None = None,
+        args: Sequence[str] | None = None,
+        readonly: bool = False,
+        platform: str | None = None,
+        uid_map: Sequence[tuple[int, int, int]] = (),
+        gid_map: Sequence[tuple[int, int, int]] = (),
+        progress: ProgressCallback | None = None,
+    ) -> values.BundleReport:
+        """A runtime bundle in an empty or new directory: config.json out of the image's config
+        (image-spec conversion.md), and rootfs. config.json comes last: with it the bundle is whole.
+
+        `snapshot`: a new snapshot of that key is mounted as rootfs, instead of writing the files.
+        `args` in place of the image's command. With maps (`(inside, outside, count)`) the container
+        has a user namespace. Users and groups are looked up in the image's own files. Raises
+        NotFoundError, InvalidInputError, OSError."""
+        from .bundles import bundle
+
+        return bundle(
+            self,
+            self._content,
+            name,
+            os.path.abspath(target),
+            snapshot=snapshot,
+            args=args,
+            readonly=readonly,
+            platform=platform,
+            uids=tuple(uid_map),
+            gids=tuple(gid_map),
+            progress=progress,
+        )
 
     # ---- leases -------------------------------------------------------------------------------
 

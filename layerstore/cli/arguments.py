@@ -91,3 +91,25 @@ def id_map(text: str) -> tuple[tuple[int, int, int], ...]:
             raise ArgumentTypeError(f"{part!r} has ids that do not exist, or none")
         out.append((inside, outside, count))
     return tuple(out)
+
+
+def command(text: str) -> list[str]:
+    """Words as a shell would split them, or a JSON list of strings; empty for none."""
+    import json
+    import shlex
+
+    try:
+        words = json.loads(text) if text.lstrip().startswith("[") else shlex.split(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is no command: {error}") from error
+    if not all(isinstance(word, str) for word in words):
+        raise ArgumentTypeError(f"{text!r} is no JSON list of strings")
+    return list(words)
+
+
+def pair(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value

@@ -54,6 +54,8 @@ class Table(IntEnum):
     DAMAGE = 14  # what was found damaged
     REVIVED = 15  # blob serials un-condemned since the condemned set was written
     SEEN = 16  # directories that were diffed -> the layer, and where files lie in it
+    UNPACKED = 17  # chain id -> the directory of an unpacked layer
+    SNAPSHOTS = 18  # key of a snapshot -> its directory, and what it keeps
 
 
 # Not in the journal: made again from the packs (FILES and SEEN are mere short cuts).
@@ -62,7 +64,7 @@ UNLOGGED = frozenset((Table.CHUNKS, Table.FILES, Table.BLOCKS, Table.SEEN))
 UNSEALED = frozenset((Table.CHUNKS,))
 # Younger than format 1: a store that nobody has written to since has none of them, which is as good as
 # empty ones.
-LATER = frozenset((Table.SEEN,))
+LATER = frozenset((Table.SEEN, Table.UNPACKED, Table.SNAPSHOTS))
 # A row lost here could make gc delete something that is alive.
 COUNTED = (
     Table.BLOCKS,
@@ -75,6 +77,7 @@ COUNTED = (
     Table.LEASES,
     Table.HOLDS,
     Table.RAWS,
+    Table.SNAPSHOTS,
 )
 SEAL = 8
 MAX_KEYS = 16_384  # keys one transaction may touch (rule 12); callers slice

@@ -27,7 +27,6 @@ from checkout_trees import (
     put_layers,
     snapshot,
     tar,
-    unpack_all,
 )
 
 from layerstore.errors import BusyError, InvalidInputError, LayerstoreError, StoreFullError
@@ -370,9 +369,7 @@ def test_maps_give_ids_of_layers_ids_of_the_system(content, layers, tmp_path):
     assert found[""].uid == 100_003
     with pytest.raises(OSError, match="Invalid argument"):
         checkout(content, layers, tmp_path / "none", uid_map=((0, 1, 10),))
-    report = checkout(
-        content, layers, tmp_path / "try", uid_map=((0, 1, 10),), ownership="try"
-    )
+    report = checkout(content, layers, tmp_path / "try", uid_map=((0, 1, 10),), ownership="try")
     assert [n for n in report.notes if "outside of the map" in n]
 
 

@@ -54,6 +54,8 @@ class FakeStore:
             "asked",
         ):
             return object.__getattribute__(self, name)
+        if name == "snapshots":
+            return object.__getattribute__(self, "_snapshots")()
         method = self.hooks.get(name) or object.__getattribute__(self, name)
 
         def called(*args: Any, **options: Any) -> Any:
@@ -134,6 +136,42 @@ class FakeStore:
         file = io.BytesIO(b"blob\x00\xff")
         file.chunks = lambda: iter([b"blob", b"\x00\xff"])  # type: ignore[attr-defined]
         return file
+
+    def commit(self, base: str, name: str, **options: Any) -> layerstore.ImageInfo:
+        return self.info
+
+    def bundle(self, name: str, target: str, **options: Any) -> layerstore.BundleReport:
+        return layerstore.BundleReport(target, DIGEST, 1000, 100, 7, 4096, 0.25, ("no mknod",))
+
+    def snapshots_call(self, name: str, *args: Any, **options: Any) -> Any:
+        one = layerstore.SnapshotInfo("web-1", "active", "app:1", DIGEST, 0.0, ("/m",), "overlay")
+        odd = layerstore.SnapshotInfo("odd", "view", DIGEST, DIGEST, 0.0, note="\x1b[31mgone")
+        answers = {
+            "list": [one, odd],
+            "strays": ["/left"],
+            "usage": layerstore.Usage(4096, 2),
+            "commit": self.info,
+            "remove": None,
+        }
+        return answers.get(name, one)
+
+    def _snapshots(self) -> Any:
+        names = [
+            "prepare",
+            "view",
+            "mount",
+            "unmount",
+            "commit",
+            "usage",
+            "remove",
+            "list",
+            "strays",
+        ]
+
+        def method(name: str) -> Any:
+            return lambda *a, **o: self.snapshots_call(name, *a, **o)
+
+        return SimpleNamespace(**{name: method(name) for name in names})
 
     def lease(self, ttl: float | None = None) -> Any:
         return SimpleNamespace(id="8c1f", drop=lambda: self.drop_lease("8c1f"))
