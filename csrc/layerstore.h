@@ -24,6 +24,9 @@
 #define LS_ELIMIT -2   /* a bound was reached; nothing is wrong with the bytes before it */
 #define LS_ESPACE -3   /* an output array is too small to make any progress */
 #define LS_ESTATE -4   /* called out of order, or after an error */
+#define LS_EOS -5      /* the system refused: ls_error.offset is the errno, the reason the call */
+#define LS_ECHANGED -6 /* a file is not what it was when it was looked at */
+#define LS_ESYSTEM -7  /* a system call failed */
 
 typedef struct ls_error {
     int32_t code;
@@ -228,6 +231,189 @@ int ls_join_run(ls_join *j, const uint8_t *head, size_t head_size, int head_fina
                 size_t n_slices, size_t first_offset, int slices_final, uint8_t *out,
                 size_t out_size, ls_join_out *res, ls_error *err);
 
+/* ---- walk: a tree of files, read through a directory descriptor ------------------------------ */
+/* Every directory is opened relative to its parent's descriptor, without following links; entries
+ * come in pre-order, those of a directory sorted by the bytes of their names. */
+
+#define LS_NODE_WHITEOUT 1 /* hides a name of the layers below */
+#define LS_NODE_OPAQUE 2   /* directory: hides all that lies in it below */
+#define LS_NODE_LINKED 4   /* no directory, and has more than one link */
+#define LS_NODE_SOCKET 8
+#define LS_NODE_RESERVED 16 /* its name begins with ".wh." */
+#define LS_NODE_REDIRECT 32 /* overlayfs: what lies below it has another name */
+#define LS_NODE_METACOPY 64 /* overlayfs: its content lies below */
+#define LS_NODE_INDEXED 128 /* overlayfs: may have more links below */
+/* Set by the caller, for the writer. */
+#define LS_NODE_SKIP 256
+#define LS_NODE_HARDLINK 1024 /* a link to the name at link_off */
+#define LS_NODE_GIVEN 2048    /* the caller writes the content himself */
+
+/* Strings lie in the arena, not NUL-terminated. An xattr is a u32 length of its name, a u32 length
+ * of its value, name, value; sorted by name. */
+typedef struct ls_node {
+    uint64_t ino;
+    uint64_t size;
+    int64_t mtime_sec;
+    int64_t ctime_sec;
+    uint64_t data_offset; /* set by the writer: where in the tar the content begins */
+    uint64_t given_offset; /* LS_NODE_GIVEN: the caller's own, see ls_seen */
+    uint32_t mtime_nsec;
+    uint32_t ctime_nsec;
+    uint32_t mode; /* st_mode: type and permissions */
+    uint32_t uid;
+    uint32_t gid;
+    uint32_t nlink;
+    uint32_t dev_major;
+    uint32_t dev_minor;
+    uint32_t rdev_major;
+    uint32_t rdev_minor;
+    uint32_t flags;
+    uint32_t depth;
+    uint32_t root;               /* which of the writer's descriptors `path` is relative to */
+    uint32_t path_off, path_len; /* where the file lies; the root itself has an empty path */
+    uint32_t name_off, name_len; /* what it is called in the tar */
+    uint32_t link_off, link_len;
+    uint32_t xattr_off, xattr_len;
+    uint32_t reserved;
+} ls_node;
+
+#define LS_WALK_OVERLAY 1 /* marks of overlayfs are understood: they set the flags above */
+#define LS_WALK_FLAT 2    /* the root and what lies in it, not deeper */
+#define LS_WALK_NO_PROC 4 /* as if /proc were not mounted: symlinks and devices lose their xattrs */
+#define LS_WALK_BARE 8 /* no targets, no xattrs: what ls_nodes_hash needs */
+#define LS_WALK_PATH 65536 /* the longest path */
+
+typedef struct ls_walk ls_walk;
+
+typedef struct ls_walk_out {
+    size_t n_nodes;
+    size_t arena_used;
+    size_t need; /* LS_ESPACE: bytes of stack that would do */
+    uint32_t done;
+    uint32_t path_off, path_len; /* LS_EOS, LS_ELIMIT: the file it is about */
+} ls_walk_out;
+
+size_t ls_walk_sizeof(void);
+/* `root_fd` (a directory, open for reading) stays the caller's and must stay open. */
+void ls_walk_init(ls_walk *w, int root_fd, uint32_t options);
+/* Closes what the machine has open; safe to call twice. */
+void ls_walk_close(ls_walk *w);
+/* Fills `nodes` and `arena` as far as they go; `done` is set with the last. `stack` holds the names
+ * of the directories that are open: the same bytes at every call (they may have moved, and grown).
+ * LS_ESPACE: the stack is too small for a directory (`need`), or the arena for one node; nothing is
+ * lost, call again with more. A batch ends behind a node that has one of the flags `stop`. */
+int ls_walk_next(ls_walk *w, uint8_t *stack, size_t stack_size, uint32_t stop, ls_node *nodes,
+                 size_t max_nodes, uint8_t *arena, size_t arena_size, ls_walk_out *out,
+                 ls_error *err);
+/* Does not go down into the directory that was the last node of the last call. */
+void ls_walk_prune(ls_walk *w);
+/* Makes the node of the one file at `path` (empty: the root). Not between two calls of a walk. */
+int ls_walk_look(ls_walk *w, const char *path, size_t len, ls_node *node, uint8_t *arena,
+                 size_t arena_size, ls_walk_out *out, ls_error *err);
+/* Opens the directory at `path` below `root_fd` for reading, following no link; negative: -errno. */
+int ls_open_beneath(int root_fd, const char *path, size_t len);
+/* The file handle (name_to_handle_at) of the file at `path`: one byte of type, then its bytes, to
+ * `out`. Returns how many bytes; 0 if there is none. */
+size_t ls_file_handle(int root_fd, const char *path, size_t len, uint8_t *out, size_t size);
+
+/* ---- tar writer: nodes to a tar that depends on nothing but them ----------------------------- */
+/* ustar, with pax records only where ustar cannot say it: nanoseconds, long or large values, xattrs.
+ * No names of users or groups. Contents are read straight into the output; a file that is not what
+ * its node says, before or after it was read, is LS_ECHANGED. */
+
+#define LS_PACK_SCRATCH 1310720
+#define LS_PACK_PAX 1048576 /* the most bytes of pax records of one entry */
+
+typedef struct ls_idmap {
+    uint32_t outside;
+    uint32_t inside;
+    uint32_t count;
+} ls_idmap;
+
+typedef struct ls_pack ls_pack;
+
+typedef struct ls_pack_out {
+    size_t used; /* nodes that are wholly written */
+    size_t out_len;
+    uint64_t
+        given; /* the caller writes this many bytes, then goes on: the content of nodes[used] */
+    uint64_t entries; /* in all */
+    uint64_t offset;  /* in the tar, behind what was written (and given) */
+} ls_pack_out;
+
+size_t ls_pack_sizeof(void);
+/* `scratch`: LS_PACK_SCRATCH bytes; `clamp`: times after it become it (negative: none). Maps without
+ * elements are the identity. Scratch and maps must stay valid as long as the machine. */
+void ls_pack_init(ls_pack *p, uint8_t *scratch, int64_t clamp, const ls_idmap *uids, size_t n_uids,
+                  const ls_idmap *gids, size_t n_gids);
+void ls_pack_close(ls_pack *p);
+/* Writes nodes until `out` is full, all are taken, or content is to be given. `roots`: descriptors
+ * of directories. LS_EOS, LS_ECHANGED, LS_ELIMIT, LS_EINVALID are about nodes[used]. */
+int ls_pack_feed(ls_pack *p, const int *roots, size_t n_roots, ls_node *nodes, size_t n,
+                 const uint8_t *arena, size_t arena_size, uint8_t *out, size_t out_size,
+                 ls_pack_out *res, ls_error *err);
+/* The end of the tar: 1024 bytes. */
+#define LS_PACK_END 1024
+
+/* ---- files that were read before ------------------------------------------------------------ */
+
+/* Where the content of a file lies in a tar that was written. */
+typedef struct ls_seen {
+    uint32_t dev_major;
+    uint32_t dev_minor;
+    uint64_t ino;
+    uint64_t size;
+    int64_t mtime_sec;
+    int64_t ctime_sec;
+    uint32_t mtime_nsec;
+    uint32_t ctime_nsec;
+    uint64_t data_offset;
+} ls_seen;
+
+/* Those of `n` written nodes that can be known again: regular, with content of their own, changed
+ * before this time (2 s before it where the filesystem keeps whole seconds). `out` needs room for n.
+ * `*racy` is set when some node, of any kind, changed after it. */
+size_t ls_seen_collect(const ls_node *nodes, size_t n, int64_t before_sec, uint32_t before_nsec,
+                       ls_seen *out, int *racy);
+/* Sorts in place, for ls_seen_mark. */
+void ls_seen_sort(ls_seen *seen, size_t n);
+/* Marks the nodes that are in `seen` unchanged LS_NODE_GIVEN, with their given_offset; returns how
+ * many. */
+size_t ls_seen_mark(ls_node *nodes, size_t n, const ls_seen *seen, size_t n_seen);
+/* Adds what tells whether a tree has changed to a hash, whatever the batches the nodes come in: names,
+ * inodes and all that stat says. Targets and xattrs need not be looked at: a change of them is a change
+ * of the inode, or of its ctime. */
+void ls_nodes_hash(const ls_node *nodes, size_t n, const uint8_t *arena, ls_blake3 *h);
+
+/* ---- two trees: what the new one has and the old one has not --------------------------------- */
+/* Takes the nodes of two walks and gives those of a layer: new and changed files, and whiteouts for
+ * what is gone (one for a whole directory). Compared are type, mode, owner, size, mtime, device,
+ * target and xattrs. */
+
+/* Nothing changed by its metadata; data_offset holds the old inode. Files with several names, here
+ * or there, and with LS_DIFF_CONTENT all files with content: the caller decides. */
+#define LS_NODE_SAME 4096
+
+#define LS_DIFF_CONTENT 1
+
+typedef struct ls_diff ls_diff;
+
+typedef struct ls_diff_out {
+    size_t old_used;
+    size_t new_used;
+    size_t n_nodes;
+    size_t arena_used;
+} ls_diff_out;
+
+size_t ls_diff_sizeof(void);
+void ls_diff_init(ls_diff *d, uint32_t options);
+/* Goes on until one side is used up (and not `done`: nothing follows), or `out` is full. LS_ESPACE:
+ * the arena has no room for one node. */
+int ls_diff_feed(ls_diff *d, const ls_node *old_nodes, size_t n_old, const uint8_t *old_arena,
+                 int old_done, const ls_node *new_nodes, size_t n_new, const uint8_t *new_arena,
+                 int new_done, ls_node *out, size_t max_out, uint8_t *arena, size_t arena_size,
+                 ls_diff_out *res, ls_error *err);
+
 /* ---- runs of numbers, bitmaps ------------------------------------------------------------------ */
 
 typedef struct ls_run {
@@ -263,5 +449,229 @@ uint64_t ls_bits_mark(uint8_t *bits, const ls_run *space, const uint64_t *cumula
 size_t ls_bits_runs(const uint8_t *bits, const ls_run *space, const uint64_t *cumulative,
                     size_t n_space, int value, ls_run *out, size_t max, size_t *cursor);
 uint64_t ls_bits_count(const uint8_t *bits, uint64_t n);
+
+/* ---- tree: the final tree of a stack of layers ------------------------------------------------- */
+/* Fed with the headers of layers, lowest first, it keeps one node for each name and works out what
+ * is there in the end (image-spec layer.md): whiteouts, opaque directories, hard links across
+ * layers, duplicates, files that become directories and back. A parent that is a symbolic link is
+ * followed inside the root. What is ambiguous or leads outside is LS_EINVALID, before anything is
+ * written. Nodes are named by index; the memory is the caller's, may be moved, and grows when
+ * LS_ESPACE asks for it: then give more (see ls_tree_out) and make the same call again. */
+
+#define LS_TREE_NONE 4294967295
+#define LS_TREE_DEPTH 2048 /* directories in directories */
+#define LS_TREE_PATH 16384 /* bytes of a name in a tar, as it stands there */
+#define LS_TREE_LINKS 255  /* symbolic links on the way to one name */
+#define LS_TREE_SCRATCH 4980736
+
+#define LS_TNODE_DEAD 1       /* replaced or hidden */
+#define LS_TNODE_IMPLICIT 2   /* a directory that no layer has an entry for */
+#define LS_TNODE_OPAQUE 4     /* hides what lower layers have in it (of the layer `died`) */
+#define LS_TNODE_LINKED 8     /* has a place in the tree */
+#define LS_TNODE_KNOWN 16     /* planning: ALIVE is decided */
+#define LS_TNODE_ALIVE 32     /* planning: part of the final tree */
+#define LS_TNODE_EMIT 64      /* planning: to be made */
+#define LS_TNODE_NOT_MADE 128 /* making: left out, with a note */
+
+/* Types are those of tar ('0', '1', ...), 'w' a whiteout, '?' one that is skipped. */
+typedef struct ls_tree_node {
+    uint64_t at;     /* file: where its payload begins, in the content stream or the tar */
+    uint64_t size;   /* file: its bytes */
+    uint64_t stored; /* file: bytes of payload, those in `extra` too; differs when sparse */
+    uint64_t header; /* first byte of its headers in its layer's tar */
+    int64_t mtime_sec;
+    uint32_t mtime_nsec;
+    uint32_t uid;
+    uint32_t gid;
+    uint32_t major;
+    uint32_t minor;
+    uint32_t parent;
+    uint32_t next; /* in a chain of the table */
+    uint32_t link; /* '1': the node of its file. Others, planned: the name they are made under */
+    uint32_t name_off;  /* in the arena */
+    uint32_t extra_off; /* in the arena: u8 tag, u32 length, bytes; see csrc/tree_impl.h */
+    uint32_t extra_len;
+    uint16_t name_len;
+    uint16_t mode;
+    uint16_t layer; /* the one that it is from */
+    uint16_t born;  /* the one that first had it */
+    uint16_t died;  /* dead: the one that took it away */
+    uint16_t depth;
+    uint8_t type;
+    uint8_t flags;
+} ls_tree_node;
+
+typedef struct ls_tree_mem {
+    ls_tree_node *nodes;
+    uint8_t *arena;
+    uint32_t *table; /* `table_size` is a power of two; all LS_TREE_NONE at first */
+    uint64_t max_nodes;
+    uint64_t arena_size;
+    uint64_t table_size;
+} ls_tree_mem;
+
+typedef struct ls_tree_out {
+    size_t used;         /* bytes of the input taken */
+    uint64_t n_nodes;    /* in use */
+    uint64_t need_nodes; /* LS_ESPACE: what is needed at least */
+    uint64_t need_arena;
+} ls_tree_out;
+
+typedef struct ls_tree ls_tree;
+
+size_t ls_tree_sizeof(void);
+/* `seed` makes the table's order unpredictable. `mem` needs room for a node. */
+void ls_tree_init(ls_tree *t, const ls_tree_mem *mem, uint8_t *scratch, uint64_t seed);
+/* After the table was exchanged for one of another size: fills it. */
+void ls_tree_rehash(ls_tree *t, const ls_tree_mem *mem);
+/* Begins the next layer. `split`: it comes as a header stream with `marks` (all of them; they must
+ * stay valid), whose payloads lie in a content stream of `content` bytes; else as a tar. */
+int ls_tree_layer(ls_tree *t, int split, const uint8_t *marks, size_t marks_size, uint64_t content,
+                  ls_error *err);
+int ls_tree_feed(ls_tree *t, const ls_tree_mem *mem, const uint8_t *data, size_t size, int final,
+                 ls_tree_out *out, ls_error *err);
+/* All of the layer was fed: applies it to the tree. */
+int ls_tree_apply(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_error *err);
+/* The name at fault after LS_EINVALID, or a node's path. Returns its length, at most `size`. */
+size_t ls_tree_bad(const ls_tree *t, uint8_t *out, size_t size);
+size_t ls_tree_path(const ls_tree *t, const ls_tree_mem *mem, uint32_t node, uint8_t *out,
+                    size_t size);
+/* The node at a path below the root ("" is the root), no link followed; or LS_TREE_NONE. */
+uint32_t ls_tree_find(const ls_tree *t, const ls_tree_mem *mem, const uint8_t *path, size_t size);
+uint32_t ls_tree_root(const ls_tree *t);
+
+typedef struct ls_tree_plan {
+    uint64_t entries; /* that will be made */
+    uint64_t bytes;   /* of content that will be written */
+    uint64_t stored;  /* of payload that will be read */
+} ls_tree_plan;
+
+/* Decides what is to be made: all, or with `upper` only what the last layer adds to an overlay over
+ * the layers below it. After it the tree takes no more layers. */
+int ls_tree_finish(ls_tree *t, const ls_tree_mem *mem, int upper, ls_tree_plan *plan);
+
+#define LS_LIST_DIRS 0      /* parents before children; the root is the first */
+#define LS_LIST_FILES 1     /* in the order of layers and of their content */
+#define LS_LIST_OTHERS 2    /* symbolic links, devices, fifos */
+#define LS_LIST_LINKS 3     /* further names of files */
+#define LS_LIST_WHITEOUTS 4 /* with `upper`: names to hide */
+#define LS_LIST_SKIPPED 5   /* entries that are not understood; paths are those of the tar */
+
+/* Nodes of one kind, from `*cursor` (0 at the start) on; 0 means that all were seen. `max` is at
+ * least LS_TREE_DEPTH + 2. */
+size_t ls_tree_list(ls_tree *t, const ls_tree_mem *mem, int kind, uint64_t *cursor, uint32_t *out,
+                    size_t max);
+
+/* A stretch of a layer's content, and the files in a list that lie in it. */
+typedef struct ls_segment {
+    uint64_t start; /* in the content stream, or the tar */
+    uint64_t end;
+    uint32_t first; /* in the list */
+    uint32_t count;
+    uint32_t layer; /* counts from 0 */
+    uint32_t zero;
+} ls_segment;
+
+/* Cuts a list of files into stretches of about `size` bytes of one layer; what is not wanted between
+ * them is left out where it is more than `gap` bytes. Goes on at `*cursor`; 0 means that all were
+ * seen. */
+size_t ls_tree_segments(const ls_tree *t, const ls_tree_mem *mem, const uint32_t *ids, size_t n,
+                        uint64_t size, uint64_t gap, uint64_t *cursor, ls_segment *out, size_t max);
+
+/* ---- apply: makes what a tree says, below a directory ------------------------------------------ */
+/* Every step is relative to a descriptor; symbolic links and mounts are never followed, nothing that
+ * exists is opened for writing. Owners, modes and times go on through the descriptor of what was
+ * made. One struct serves one thread; several may work on one tree. Directories are made before
+ * what is in them, with mode 0700, and get their own attributes at the end. */
+
+#define LS_APPLY_TRY 1         /* what is not permitted or supported becomes a note */
+#define LS_APPLY_ROOTLESS 2    /* owners go to the xattr user.rootlesscontainers */
+#define LS_APPLY_UPPER 4       /* an overlay's upper directory: overlay's xattrs are ours alone */
+#define LS_APPLY_USER_XATTR 8  /* user.overlay. instead of trusted.overlay. */
+#define LS_APPLY_NO_OPENAT2 16 /* walk with O_NOFOLLOW, as on kernels below 5.6 */
+
+typedef struct ls_apply_idmap {
+    uint32_t inside; /* in the layer */
+    uint32_t outside;
+    uint32_t count;
+} ls_apply_idmap;
+
+#define LS_NOTE_OWNER 0
+#define LS_NOTE_UNMAPPED 1
+#define LS_NOTE_MODE 2
+#define LS_NOTE_SETID 3 /* left out, since the owner is another */
+#define LS_NOTE_XATTR 4
+#define LS_NOTE_DEVICE 5
+#define LS_NOTE_TIMES 6
+#define LS_NOTE_OVERLAY 7 /* an xattr of overlayfs in a layer, left out */
+#define LS_NOTE_LINK 8    /* a further name of what was left out */
+#define LS_NOTES 9
+
+typedef struct ls_apply_out {
+    size_t done;    /* nodes that are finished */
+    uint64_t bytes; /* written, in all calls */
+    uint32_t node;  /* LS_ESYSTEM: the one that could not be made */
+    int32_t system; /* LS_ESYSTEM: errno */
+    uint64_t notes[LS_NOTES];
+    uint32_t first[LS_NOTES];
+    int32_t why[LS_NOTES]; /* errno of the first */
+} ls_apply_out;
+
+typedef struct ls_apply ls_apply;
+
+size_t ls_apply_sizeof(void);
+/* `root_fd` (readable, not O_PATH) stays the caller's. `uid`, `gid`: what a file has that this
+ * process makes there. The maps must stay valid; none means identity. */
+void ls_apply_init(ls_apply *a, const ls_tree *tree, int root_fd, uint32_t flags, uint32_t umask,
+                   uint32_t uid, uint32_t gid, const ls_apply_idmap *uids, size_t n_uids,
+                   const ls_apply_idmap *gids, size_t n_gids);
+void ls_apply_close(ls_apply *a);
+
+#define LS_MAKE_DIRS 0
+#define LS_MAKE_OTHERS 1
+#define LS_MAKE_LINKS 2
+#define LS_MAKE_WHITEOUTS 3
+#define LS_FINISH_DIRS 4 /* children before parents: give the list of directories from its end */
+
+/* LS_OK, or LS_ESYSTEM with `out`, LS_EINVALID if somebody interferes. */
+int ls_apply_run(ls_apply *a, const ls_tree_mem *mem, int what, const uint32_t *ids, size_t n,
+                 ls_apply_out *out, ls_error *err);
+/* `data` is content from `base` on. Makes those of the files `ids` (in order) that it reaches to the
+ * end of; `out->done` of them are finished, the next may be half-written and goes on with the next
+ * call, which must follow. */
+int ls_apply_feed(ls_apply *a, const ls_tree_mem *mem, const uint32_t *ids, size_t n, uint64_t base,
+                  const uint8_t *data, size_t size, ls_apply_out *out, ls_error *err);
+
+/* ---- mounts -------------------------------------------------------------------------------------- */
+/* These do system calls, and need the rights for them (CAP_SYS_ADMIN in the namespaces concerned).
+ * Each returns 0 or a descriptor (close-on-exec, the caller's), or a negated errno. None blocks for
+ * longer than the kernel takes; at most one child process is made and waited for. */
+
+#define LS_OVERLAY_MAX 500     /* lower layers that the kernel stacks */
+#define LS_OVERLAY_USERXATTR 1 /* whiteouts and opaque marks are in user.overlay.* */
+#define LS_OVERLAY_OLD 2       /* mount(2), as on kernels before Linux 6.5; for tests */
+
+/* Names are relative to `base` and hold neither a comma nor a colon nor a backslash. */
+typedef struct ls_overlay {
+    const char *source; /* what mountinfo shows as the source */
+    int32_t base;       /* a directory; on the same filesystem as all layers */
+    int32_t scratch;    /* an empty directory for a moment's mounts; used with `userns` only */
+    int32_t userns; /* the lower layers' ids as this user namespace maps them; -1: as they are */
+    uint32_t flags;
+    const char *const *lower; /* topmost first, at least one (two without an upper one) */
+    size_t n_lower;
+    const char
+        *upper; /* holds `fs` and `work`, the upper and the work directory; NULL: read-only */
+} ls_overlay;
+
+/* Mounts an overlay on the directory `target`. `log` takes what the kernel said when it refused,
+ * NUL-terminated. */
+int ls_mount_overlay(const ls_overlay *o, int target, char *log, size_t size);
+/* Mounts the directory `from` on `target`; `userns` as above. */
+int ls_mount_bind(int from, int target, int userns, int readonly);
+/* The topmost mount at a path whose last part is not followed. `lazy`: also while it is in use. */
+int ls_umount(const char *path, int lazy);
+/* A user namespace with these maps, in the form of /proc/PID/uid_map. */
+int ls_userns_open(const char *uid_map, const char *gid_map);
 
 #endif

@@ -10,19 +10,21 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, Unpack
 
 from . import values
 from .errors import InvalidInputError, NotFoundError, StoreFullError
 from .layers.assemble import BlobFile
 from .layers.content import Content
 from .layers.content import Operation as ContentOperation
+from .mediatypes import OCI_LAYER
 from .storage.leases import listing
 from .storage.storage import Storage, open_storage
 
 if TYPE_CHECKING:
     from .layers.tree import Tree
     from .oci.images import LayerRef
+    from .snapshots import Snapshots
     from .storage.uploads import Upload
 
 ProgressCallback = values.ProgressCallback
@@ -70,6 +72,63 @@ def rebuild_index(
     from .storage.rebuild import rebuild
 
     return rebuild(os.fspath(path), timeout=timeout)
+
+
+def write_upper(
+    tar: BinaryIO,
+    upper: str | os.PathLike[str],
+    lower: Sequence[str | os.PathLike[str]] = (),
+    *,
+    source_date_epoch: int | None = None,
+    uids: Sequence[tuple[int, int, int]] = (),
+    gids: Sequence[tuple[int, int, int]] = (),
+    hashed: bool = True,
+    progress: ProgressCallback | None = None,
+) -> values.LayerInfo:
+    """The tar that `Store.diff_upper` would store, written to a binary file; no store is needed.
+    Without `hashed` nobody computes its digest (empty then)."""
+    from .layers.diff import diff_upper
+
+    return diff_upper(
+        None,
+        upper,
+        lower,
+        source_date_epoch=source_date_epoch,
+        uids=uids,
+        gids=gids,
+        progress=progress,
+        tar=tar,
+        hashed=hashed,
+    )
+
+
+def write_trees(
+    tar: BinaryIO,
+    old: str | os.PathLike[str],
+    new: str | os.PathLike[str],
+    *,
+    content: bool = False,
+    source_date_epoch: int | None = None,
+    uids: Sequence[tuple[int, int, int]] = (),
+    gids: Sequence[tuple[int, int, int]] = (),
+    hashed: bool = True,
+    progress: ProgressCallback | None = None,
+) -> values.LayerInfo:
+    """The tar that `Store.diff_trees` would store; as `write_upper`."""
+    from .layers.diff import diff_trees
+
+    return diff_trees(
+        None,
+        old,
+        new,
+        content=content,
+        source_date_epoch=source_date_epoch,
+        uids=uids,
+        gids=gids,
+        progress=progress,
+        tar=tar,
+        hashed=hashed,
+    )
 
 
 class Lease:
@@ -404,6 +463,36 @@ class Store:
         """Writes one image out; see `export_images`."""
         return self.export_images([name], transport, referrers=referrers, progress=progress)[0]
 
+    def checkout(
+        self,
+        name: str,
+        target: str | os.PathLike[str],
+        *,
+        platform: str | None = None,
+        ownership: str | None = None,
+        uid_map: Sequence[tuple[int, int, int]] = (),
+        gid_map: Sequence[tuple[int, int, int]] = (),
+        progress: ProgressCallback | None = None,
+    ) -> values.CheckoutReport:
+        """Writes an image's root filesystem into a directory that is empty, or not there.
+
+        `ownership`: `exact` (all as the layers say, or an error), `try` (as far as it goes, the rest in
+        the report's notes), `rootless` (owners in the xattr user.rootlesscontainers); None is `exact`
+        for root outside of user namespaces, else `try`. The maps give ids of layers ids of the system:
+        `(inside, outside, count)`. Until it is whole, the target is marked as unfinished; it is not
+        synced. Raises NotFoundError, InvalidInputError (a layer that is not sound, naming layer, entry
+        and offset: nothing was written then; a target that is not empty), BusyError, StoreFullError,
+        OSError."""
+        from .layers import checkout
+
+        layers = [
+            checkout.Layer(x.digest, x.diff_id) for x in self.image(name, platform=platform).layers
+        ]
+        options = checkout.Options(ownership, tuple(uid_map), tuple(gid_map))
+        return checkout.checkout(
+            self._content, layers, os.fspath(target), options=options, progress=progress
+        )
+
     def images(self) -> list[values.ImageInfo]:
         """All images, sorted by name."""
         from .oci import images
@@ -454,6 +543,167 @@ class Store:
                 if not reserve.nibble(self._storage.path):
                     raise
         return work()
+
+    # ---- layers out of directories ------------------------------------------------------------
+
+    def diff_upper(
+        self,
+        upper: str | os.PathLike[str],
+        lower: Sequence[str | os.PathLike[str]] = (),
+        *,
+        media_type: str = OCI_LAYER,
+        source_date_epoch: int | None = None,
+        uids: Sequence[tuple[int, int, int]] = (),
+        gids: Sequence[tuple[int, int, int]] = (),
+        cache: bool = True,
+        progress: ProgressCallback | None = None,
+        tar: BinaryIO | None = None,
+    ) -> values.LayerInfo:
+        """The layer of an overlay's upper directory, stored and held as `put` does; with `tar` it is
+        written there instead. `lower`: the directories below, topmost first; needed where the upper one
+        only names what lies there (redirect_dir, metacopy, index).
+
+        `source_date_epoch` (seconds) clamps times; `uids` and `gids` map owners: (first outside,
+        first inside, how many). With `cache`, files that this store has read before are not read
+        again. Raises InvalidInputError, OSError, each naming the file, and NotFoundError."""
+        from .layers.diff import diff_upper
+
+        with contextlib.ExitStack() as stack:
+            op = None if tar is not None else stack.enter_context(self._content.operation())
+            return diff_upper(
+                op,
+                upper,
+                lower,
+                media_type=media_type,
+                source_date_epoch=source_date_epoch,
+                uids=uids,
+                gids=gids,
+                cache=cache,
+                progress=progress,
+                tar=tar,
+            )
+
+    def diff_trees(
+        self,
+        old: str | os.PathLike[str],
+        new: str | os.PathLike[str],
+        *,
+        content: bool = False,
+        media_type: str = OCI_LAYER,
+        source_date_epoch: int | None = None,
+        uids: Sequence[tuple[int, int, int]] = (),
+        gids: Sequence[tuple[int, int, int]] = (),
+        progress: ProgressCallback | None = None,
+        tar: BinaryIO | None = None,
+    ) -> values.LayerInfo:
+        """The layer that makes the tree `old` into `new`; as `diff_upper` for the rest. Compared are
+        type, mode, owner, size, mtime, device, target and xattrs; with `content` the bytes as well."""
+        from .layers.diff import diff_trees
+
+        with contextlib.ExitStack() as stack:
+            op = None if tar is not None else stack.enter_context(self._content.operation())
+            return diff_trees(
+                op,
+                old,
+                new,
+                content=content,
+                media_type=media_type,
+                source_date_epoch=source_date_epoch,
+                uids=uids,
+                gids=gids,
+                progress=progress,
+                tar=tar,
+            )
+
+    # ---- containers and builds ----------------------------------------------------------------
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """Containers' own filesystems over images."""
+        from .snapshots import Snapshots
+
+        self._storage.check_usable()
+        return Snapshots(self._content)
+
+    def commit(
+        self,
+        base: str,
+        name: str,
+        *,
+        upper: str | os.PathLike[str] | None = None,
+        lower: Sequence[str | os.PathLike[str]] = (),
+        layers: Sequence[str | values.LayerInfo | values.Descriptor] = (),
+        squash: bool | str = False,
+        platform: str | None = None,
+        source_date_epoch: int | None = None,
+        progress: ProgressCallback | None = None,
+        **changes: Unpack[values.ConfigChanges],
+    ) -> values.ImageInfo:
+        """A new image `name`: an image (or `scratch`, nothing), `layers` on top (stored blobs, lowest
+        first, or what `diff_upper` gave), then what changed in an overlay's `upper` directory over
+        `lower` (topmost first), and changes of the config.
+
+        Always an OCI image. `squash` merges what is added into one layer; `"all"` the base's layers,
+        too. Times are `source_date_epoch` (seconds), else $SOURCE_DATE_EPOCH, else now: with one of
+        them the same input gives the same digest. Raises NotFoundError, InvalidInputError, OSError."""
+        from .oci import committing
+
+        with self._content.operation() as op:
+            added = [one if isinstance(one, str) else one.digest for one in layers]
+            if upper is not None:
+                from .layers.diff import diff_upper
+
+                clamp = committing.epoch(source_date_epoch)
+                made = diff_upper(op, upper, lower, source_date_epoch=clamp, progress=progress)
+                added.append(made.digest)
+            return committing.commit(
+                self._content,
+                op,
+                base,
+                name,
+                added,
+                changes,
+                created=committing.created_at(source_date_epoch),
+                squash="all" if squash == "all" else "new" if squash else "",
+                platform=platform,
+                progress=progress,
+            )
+
+    def bundle(
+        self,
+        name: str,
+        target: str | os.PathLike[str],
+        *,
+        snapshot: str | None = None,
+        args: Sequence[str] | None = None,
+        readonly: bool = False,
+        platform: str | None = None,
+        uid_map: Sequence[tuple[int, int, int]] = (),
+        gid_map: Sequence[tuple[int, int, int]] = (),
+        progress: ProgressCallback | None = None,
+    ) -> values.BundleReport:
+        """A runtime bundle in an empty or new directory: config.json out of the image's config
+        (image-spec conversion.md), and rootfs. config.json comes last: with it the bundle is whole.
+
+        `snapshot`: a new snapshot of that key is mounted as rootfs, instead of writing the files.
+        `args` in place of the image's command. With maps (`(inside, outside, count)`) the container
+        has a user namespace. Users and groups are looked up in the image's own files. Raises
+        NotFoundError, InvalidInputError, OSError."""
+        from .bundles import bundle
+
+        return bundle(
+            self,
+            self._content,
+            name,
+            os.path.abspath(target),
+            snapshot=snapshot,
+            args=args,
+            readonly=readonly,
+            platform=platform,
+            uids=tuple(uid_map),
+            gids=tuple(gid_map),
+            progress=progress,
+        )
 
     # ---- leases -------------------------------------------------------------------------------
 

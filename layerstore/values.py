@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 FORMAT_VERSION = 1
 """The disk format that this layerstore writes, and the newest that it reads."""
@@ -85,6 +86,20 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """A layer that was made. `size` in bytes, `entries` of its tar; `new_bytes` is what the store grew
+    by. `notes` names what a tar cannot hold and was left out (sockets)."""
+
+    digest: str
+    size: int
+    media_type: str
+    diff_id: str
+    entries: int
+    new_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ImageInfo:
     """An image in the store. `bytes`: sum of the sizes of all blobs that it names (each once)."""
 
@@ -110,6 +125,16 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckoutReport:
+    """What a checkout wrote: entries, bytes of files, seconds; `notes` say what could not be kept."""
+
+    entries: int
+    bytes: int
+    seconds: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,3 +217,70 @@ class LeaseInfo:
     ttl: float | None
     left: float | None
     digests: tuple[str, ...] = ()
+
+
+IdMap = tuple[tuple[int, int, int], ...]
+"""`(id inside, id outside, count)` each, as in /proc/PID/uid_map; empty: as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """A snapshot. `kind`: `active` (may be changed and committed) or `view`. `image` as it was named,
+    `digest` that of its manifest, None for one over nothing. `created` in seconds since the epoch.
+    `mounts`: where it is mounted; `driver`: by what (`overlay`, `fuse`, `copy`, empty while it is
+    not). `note`: what is odd about it, such as a mount whose process is gone."""
+
+    key: str
+    kind: str
+    image: str
+    digest: str | None
+    created: float
+    mounts: tuple[str, ...] = ()
+    driver: str = ""
+    uids: IdMap = ()
+    gids: IdMap = ()
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a snapshot takes on disk beside the layers that it shares: bytes, and inodes."""
+
+    bytes: int
+    inodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BundleReport:
+    """A runtime bundle that was made: its directory, the image's digest, who the container runs as. Of
+    a root filesystem that was written: entries, bytes, and notes on what could not be kept."""
+
+    path: str
+    digest: str
+    uid: int
+    gid: int
+    entries: int
+    bytes: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+class ConfigChanges(TypedDict, total=False):
+    """What of an image's config is to be another (image-spec config.md); what is not given stays.
+
+    `entrypoint` without `cmd` takes the base's command away, as a Dockerfile does. `env` and `labels`
+    set or replace single ones; `ports` (`80`, `53/udp`) and `volumes` are added. An empty list or text
+    takes a field away. `author` and `message` go into the history."""
+
+    cmd: Sequence[str]
+    entrypoint: Sequence[str]
+    env: Mapping[str, str]
+    labels: Mapping[str, str]
+    user: str
+    workdir: str
+    ports: Sequence[str]
+    volumes: Sequence[str]
+    stop_signal: str
+    author: str
+    message: str
+    created_by: str

@@ -77,3 +77,39 @@ def digest(text: str) -> str:
             f"{text!r} is no digest (write it whole, as in sha256:… with all its digits)"
         )
     return text
+
+
+def id_map(text: str) -> tuple[tuple[int, int, int], ...]:
+    """`INSIDE:OUTSIDE:COUNT`, several with commas: ids of layers to ids of the system."""
+    out = []
+    for part in text.split(","):
+        words = part.split(":")
+        if len(words) != 3 or not all(w.isascii() and w.isdigit() for w in words):
+            raise ArgumentTypeError(f"{part!r} is no map of ids (write INSIDE:OUTSIDE:COUNT)")
+        inside, outside, count = map(int, words)
+        if not count or max(inside, outside) + count > 0xFFFFFFFF:
+            raise ArgumentTypeError(f"{part!r} has ids that do not exist, or none")
+        out.append((inside, outside, count))
+    return tuple(out)
+
+
+def command(text: str) -> list[str]:
+    """Words as a shell would split them, or a JSON list of strings; empty for none."""
+    import json
+    import shlex
+
+    try:
+        words = json.loads(text) if text.lstrip().startswith("[") else shlex.split(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is no command: {error}") from error
+    if not all(isinstance(word, str) for word in words):
+        raise ArgumentTypeError(f"{text!r} is no JSON list of strings")
+    return list(words)
+
+
+def pair(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value

@@ -1,7 +1,7 @@
 """Completion scripts for bash, zsh and fish, made from the table of verbs.
 
 Each script knows verbs, options and what an argument is; names of images, digests and leases it asks
-of `layerstore` itself when they are wanted (`images -q`, `blob ls -q`, `lease ls -q`).
+of `layerstore` itself when they are wanted (`images -q`, `blob ls -q`, ...).
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from collections.abc import Callable, Iterator
 from .parser import GLOBAL, VERBS, Argument, Verb
 
 TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:")
-_ASK = {"image": "images -q", "digest": "blob ls -q", "lease": "lease ls -q"}
+_ASK = {
+    "image": "images -q",
+    "digest": "blob ls -q",
+    "lease": "lease ls -q",
+    "snapshot": "snapshot ls -q",
+}
 
 
 def script(shell: str) -> str:
@@ -177,7 +182,7 @@ def _bash() -> str:
         file) mapfile -t candidates < <(compgen -f -- "$cur") ;;
         directory) mapfile -t candidates < <(compgen -d -- "$cur") ;;
     esac
-    case "$kind" in image|digest|lease|image-or-transport)
+    case "$kind" in image|digest|lease|snapshot|image-or-transport)
         while IFS= read -r item; do
             case "$item" in "$cur"*) candidates+=("$item") ;; esac
         done < <(_layerstore_ask "$kind") ;;
@@ -220,7 +225,7 @@ def _zsh() -> str:
         file) _files ;;
         directory) _files -/ ;;
     esac
-    case "$kind" in image|digest|lease|image-or-transport)
+    case "$kind" in image|digest|lease|snapshot|image-or-transport)
         candidates=(${{(f)"$(_layerstore_ask "$kind")"}}); compadd -- $candidates ;;
     esac
     case "$kind" in transport|image-or-transport)

@@ -54,6 +54,74 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("a file, as a container sees it", "layerstore cat app:1.2 /etc/os-release"),
         ("as one layer has it", "layerstore cat --layer 0 app:1.2 /etc/passwd"),
     ),
+    "layerstore diff": (
+        ("what a container changed", "layerstore diff --upper /run/c1/upper --lower /run/base"),
+        ("between two trees, by content", "layerstore diff --content old new"),
+        ("the tar alone", "layerstore diff --upper upper --tar - | zstd > layer.tar.zst"),
+        ("the same digest everywhere", "SOURCE_DATE_EPOCH=1700000000 layerstore diff old new"),
+    ),
+    "layerstore checkout": (
+        ("a root filesystem", "layerstore checkout app:1.2 rootfs"),
+        (
+            "for a container of an ordinary user",
+            "layerstore checkout --ownership rootless app rootfs",
+        ),
+        (
+            "with its root as uid 100000",
+            "layerstore checkout --uid-map 0:100000:65536 --gid-map 0:100000:65536 app:1.2 rootfs",
+        ),
+    ),
+    "layerstore commit": (
+        (
+            "an overlay's changes on top of a base",
+            "layerstore commit app:1 app:2 --upper /run/b/upper",
+        ),
+        (
+            "from nothing, one layer, a command",
+            "layerstore commit scratch tool:1 --cmd /tool --layer "
+            "sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+        ),
+        ("other settings only", "layerstore commit app:1 app:1-dev --env DEBUG=1 --user nobody"),
+        ("one layer in all", "layerstore commit app:1 app:1-flat --squash-all"),
+    ),
+    "layerstore bundle": (
+        ("for crun", "layerstore bundle app:1.2 ./app && crun run -b ./app app-1"),
+        ("in milliseconds", "layerstore bundle app:1.2 ./app --snapshot app-1"),
+    ),
+    "layerstore snapshot": (
+        ("a filesystem for a container", "layerstore snapshot prepare web-1 app:1.2"),
+        ("", "layerstore snapshot mount web-1 /run/web-1/rootfs"),
+        ("and away again", "layerstore snapshot unmount web-1 && layerstore snapshot rm web-1"),
+    ),
+    "layerstore snapshot prepare": (
+        ("over an image", "layerstore snapshot prepare web-1 app:1.2"),
+        (
+            "for a user namespace",
+            "layerstore snapshot prepare web-2 app:1.2 --uid-map 0:100000:65536",
+        ),
+        ("over nothing", "layerstore snapshot prepare new scratch"),
+    ),
+    "layerstore snapshot view": (("to look around", "layerstore snapshot view look app:1.2"),),
+    "layerstore snapshot mount": (
+        ("where a container's root is to be", "layerstore snapshot mount web-1 /run/web-1/rootfs"),
+        ("without the kernel's overlay", "layerstore snapshot mount --driver fuse web-1 ./rootfs"),
+    ),
+    "layerstore snapshot unmount": (
+        ("its changes stay", "layerstore snapshot unmount web-1"),
+        ("although something works there", "layerstore snapshot unmount --lazy web-1"),
+    ),
+    "layerstore snapshot commit": (
+        ("as a new image", "layerstore snapshot commit web-1 app:1.3 --message 'by hand'"),
+    ),
+    "layerstore snapshot usage": (("what web-1 has changed", "layerstore snapshot usage web-1"),),
+    "layerstore snapshot rm": (
+        ("one, and its changes", "layerstore snapshot rm web-1"),
+        ("several", "layerstore snapshot rm web-1 web-2"),
+    ),
+    "layerstore snapshot ls": (
+        ("a table", "layerstore snapshot ls"),
+        ("where each is", "layerstore snapshot ls --json | jq '.snapshots[]|{key,mounts}'"),
+    ),
     "layerstore blob": (
         ("put something, get it back", "layerstore blob put notes.txt"),
         ("", "layerstore blob ls"),

@@ -29,12 +29,14 @@ class UsageError(Exception):
 
 class Argument(NamedTuple):
     """One option or positional of a verb. `takes` tells completion what may stand there: image,
-    transport, file, digest, lease or nothing of these. `flag` options take no value."""
+    transport, file, directory, digest, lease, snapshot or nothing of these. `flag` options take no value,
+    `repeat` options may be given several times."""
 
     names: tuple[str, ...]
     help: str
     takes: str = ""
     flag: bool = False
+    repeat: bool = False
     nargs: str | None = None
     metavar: str | None = None
     type: Callable[[str], Any] | None = None
@@ -122,6 +124,133 @@ GLOBAL = (
     ),
     _flag("-v", "--verbose", help="say more"),
     _flag("-q", "--quiet", help="say less: results and errors only"),
+)
+
+_CHANGES = (
+    _option(
+        "--cmd",
+        help='the command: words as a shell splits them, or a JSON list ["a","b c"]',
+        metavar="WORDS",
+        type=arguments.command,
+    ),
+    _option(
+        "--entrypoint",
+        help="what the command is given to; alone it takes the base's command away",
+        metavar="WORDS",
+        type=arguments.command,
+    ),
+    _option(
+        "--env",
+        help="set a variable (repeatable)",
+        metavar="NAME=VALUE",
+        type=arguments.pair,
+        repeat=True,
+    ),
+    _option(
+        "--label",
+        help="set a label (repeatable)",
+        metavar="NAME=VALUE",
+        type=arguments.pair,
+        repeat=True,
+    ),
+    _option("--user", help="who it runs as: USER or UID, with :GROUP or :GID", metavar="USER"),
+    _option("--workdir", help="where it starts", metavar="PATH"),
+    _option(
+        "--port",
+        help="a port that it offers, 80 or 53/udp (repeatable)",
+        metavar="PORT",
+        repeat=True,
+    ),
+    _option(
+        "--volume", help="a path for data of its own (repeatable)", metavar="PATH", repeat=True
+    ),
+    _option("--author", help="who made it", metavar="NAME"),
+    _option("--message", help="a remark for its history", metavar="TEXT"),
+)
+_PLATFORM = _option(
+    "--platform", help="which image of an index, as linux/arm64", metavar="OS/ARCH[/VARIANT]"
+)
+_MAPS = (
+    _option(
+        "--uid-map",
+        help="uids as a user namespace maps them, INSIDE:OUTSIDE:COUNT, several with commas",
+        metavar="MAP",
+        type=arguments.id_map,
+        default=(),
+    ),
+    _option(
+        "--gid-map",
+        help="the same for gids (default: as --uid-map)",
+        metavar="MAP",
+        type=arguments.id_map,
+        default=(),
+    ),
+)
+_KEY = Argument(("key",), "the snapshot's key", takes="snapshot", metavar="KEY")
+_NEW_KEY = Argument(("key",), "a key for it, not used yet", metavar="KEY")
+_OVER = _image(help="the image below it, or scratch for none")
+
+_SNAPSHOT = (
+    Verb(
+        "prepare",
+        "a filesystem over an image, to be changed",
+        "verbs_snapshots",
+        "prepare",
+        (_NEW_KEY, _OVER, _PLATFORM, *_MAPS),
+        "The image's layers are unpacked once per store; this takes a while the first time, and "
+        "milliseconds from then on. With --uid-map the files appear with other owners, without a copy.",
+    ),
+    Verb(
+        "view",
+        "the same, to be read only",
+        "verbs_snapshots",
+        "view",
+        (_NEW_KEY, _OVER, _PLATFORM, *_MAPS),
+    ),
+    Verb(
+        "mount",
+        "show a snapshot at a directory",
+        "verbs_snapshots",
+        "mount",
+        (
+            _KEY,
+            Argument(("dir",), "an empty or new directory", takes="directory", metavar="DIR"),
+            _option(
+                "--driver",
+                help="the kernel's overlay, fuse-overlayfs, a plain copy; auto: what works",
+                choices=("auto", "overlay", "fuse", "copy"),
+                default="auto",
+            ),
+        ),
+        "The mount stays until `snapshot unmount`, whoever made it; after a reboot it is made again "
+        "with this command, with all changes.",
+    ),
+    Verb(
+        "unmount",
+        "take a snapshot away from where it is mounted",
+        "verbs_snapshots",
+        "unmount",
+        (_KEY, _flag("--lazy", help="also while something works there")),
+        "What was changed stays in the snapshot. Works whoever has mounted it.",
+    ),
+    Verb(
+        "commit",
+        "make an image of a snapshot",
+        "verbs_snapshots",
+        "commit",
+        (_KEY, Argument(("new",), "the new image's name", metavar="NEWNAME"), *_CHANGES),
+        "The snapshot stays. Without --lease the result is held under a new lease of one hour, too, "
+        "whose id is printed on stderr (in the document with --json).",
+    ),
+    Verb("usage", "what a snapshot takes on disk", "verbs_snapshots", "usage", (_KEY,)),
+    Verb(
+        "rm",
+        "remove snapshots, and what was changed in them",
+        "verbs_snapshots",
+        "rm",
+        (Argument(("key",), "the snapshot's key", takes="snapshot", nargs="+", metavar="KEY"),),
+    ),
+    Verb("ls", "list snapshots, and where they are mounted", "verbs_snapshots", "ls"),
 )
 
 _BLOB = (
@@ -287,6 +416,139 @@ VERBS = (
         "cat",
         (_image(), Argument(("path",), "the file", metavar="PATH"), _LAYER),
     ),
+    Verb(
+        "diff",
+        "make a layer of what changed: in an overlay's upper directory, or between two trees",
+        "verbs_diff",
+        "diff",
+        (
+            Argument(
+                ("trees",),
+                "two trees: the layer makes OLD into NEW",
+                takes="directory",
+                nargs="*",
+                metavar="OLD NEW",
+            ),
+            _option("--upper", help="the upper directory", takes="directory", metavar="DIR"),
+            _option(
+                "--lower",
+                help="a directory below it, topmost first",
+                takes="directory",
+                metavar="DIR",
+                repeat=True,
+            ),
+            _flag("--content", help="two trees: read files that are the same by their metadata"),
+            _option(
+                "--tar",
+                help="write the uncompressed tar there (- for stdout) and store nothing",
+                takes="file",
+                metavar="FILE",
+            ),
+            _flag("--no-cache", help="read every file, also those that this store has read before"),
+        ),
+        "The layer goes into the store, uncompressed, and is held under a new lease of one hour "
+        "unless --lease names one. Nothing may change the directories meanwhile: a file that does "
+        "is an error. $SOURCE_DATE_EPOCH is the latest time that the layer has.",
+    ),
+    Verb(
+        "checkout",
+        "write an image's root filesystem into a directory",
+        "verbs_checkout",
+        "checkout",
+        (
+            _image(),
+            Argument(
+                ("directory",),
+                "an empty directory, or a new one",
+                takes="directory",
+                metavar="DIR",
+            ),
+            _option(
+                "--ownership",
+                help="exact: all as the layers say, or an error; try: as far as it goes; rootless: "
+                "owners in the xattr user.rootlesscontainers (default: exact for root, else try)",
+                choices=("exact", "try", "rootless"),
+            ),
+            _option(
+                "--uid-map",
+                help="uids of layers to uids of the system, INSIDE:OUTSIDE:COUNT, several with commas",
+                metavar="MAP",
+                type=arguments.id_map,
+                default=(),
+            ),
+            _option(
+                "--gid-map",
+                help="the same for gids",
+                metavar="MAP",
+                type=arguments.id_map,
+                default=(),
+            ),
+        ),
+        "Until it is whole the directory is marked as unfinished; a checkout that was cut off is "
+        "removed by the next one into it. What could not be kept is said on stderr.",
+    ),
+    Verb(
+        "commit",
+        "make a new image: a base, layers, changes",
+        "verbs_builds",
+        "commit",
+        (
+            Argument(("base",), "the image to build on, or scratch", takes="image", metavar="BASE"),
+            Argument(("new",), "the new image's name", metavar="NAME"),
+            _option(
+                "--upper",
+                help="add what changed in this upper directory of an overlay",
+                takes="directory",
+                metavar="DIR",
+            ),
+            _option(
+                "--lower",
+                help="a directory below it, topmost first (repeatable)",
+                takes="directory",
+                metavar="DIR",
+                repeat=True,
+            ),
+            _option(
+                "--layer",
+                help="add a stored layer (repeatable; lowest first)",
+                takes="digest",
+                metavar="DIGEST",
+                type=arguments.digest,
+                repeat=True,
+            ),
+            *_CHANGES,
+            _flag("--squash", help="merge what is added into one layer"),
+            _flag("--squash-all", help="merge all layers into one, those of the base too"),
+            _PLATFORM,
+        ),
+        "The result is an OCI image, whatever the base is. With SOURCE_DATE_EPOCH the same input gives "
+        "the same digest.",
+    ),
+    Verb(
+        "bundle",
+        "a runtime bundle: config.json and rootfs, for crun run",
+        "verbs_builds",
+        "bundle",
+        (
+            _image(),
+            Argument(("dir",), "an empty or new directory", takes="directory", metavar="DIR"),
+            _option(
+                "--snapshot",
+                help="mount a new snapshot of this key as rootfs, instead of writing files",
+                metavar="KEY",
+            ),
+            _option(
+                "--args",
+                help="run this instead of the image's command",
+                metavar="WORDS",
+                type=arguments.command,
+            ),
+            _flag("--read-only", help="the root filesystem is not to be changed"),
+            _PLATFORM,
+            *_MAPS,
+        ),
+    ),
+    Verb("snapshot", "containers' own filesystems over images", verbs=_SNAPSHOT),
     Verb("blob", "any blob by its digest: cat, put, stat, ls", verbs=_BLOB),
     Verb("lease", "protect what commands put from gc: create, ls, rm", verbs=_LEASE),
     Verb(
@@ -461,6 +723,8 @@ def _add(to: argparse._ActionsContainer, argument: Argument, *, inherited: bool 
         for key in ("nargs", "metavar", "type", "default"):
             if (value := getattr(argument, key)) is not None:
                 options[key] = value
+        if argument.repeat:
+            options["action"] = "append"
         if argument.choices:
             options["choices"] = argument.choices
     if inherited:  # not given after the verb must not undo what was given before it

@@ -23,7 +23,7 @@ from ..storage.storage import Storage
 from ..values import BlobInfo, Edge, Ref
 from .assemble import BlobFile
 from .inflate import DEFAULT_LIMIT
-from .ingest import UnprovenError, Wanted, compare, ingest, look_inside
+from .ingest import Reader, UnprovenError, Wanted, compare, ingest, look_inside
 
 RETRIES = 5
 
@@ -74,6 +74,21 @@ class Operation:
             found = visible(self._storage, snapshot, digest, damaged=True)
         return None if found is None else _info(digest, found[1])
 
+    def inspect(self, digest: str, diff_id: str | None = None) -> BlobInfo:
+        """A layer, looked into if it was not yet: its diff_id, or why it does not decode. `diff_id`:
+        what a config says of it. Raises NotFoundError."""
+        found = self.op.find(digest)
+        if found is None:
+            raise NotFoundError(f"no blob {digest} in the store", digest=digest)
+        serial, row = found
+        if row.diff_id is None and not row.inspected and row.raw is not None:
+            wanted = Wanted(digest, None, row.media_type, diff_id, (), True, False, layer=True)
+            with self.open(digest) as blob:
+                look_inside(blob.chunks(), row, wanted)
+            if not self._storage.readonly:
+                self.op.learn(serial, row)
+        return _info(digest, row)
+
     def have_layer(self, diff_id: str) -> tuple[str, ...]:
         """Digests of stored blobs that are known to decode to this tar."""
         prefix = to_key(diff_id)
@@ -107,7 +122,7 @@ class Operation:
 
     def put(
         self,
-        source: BinaryIO | bytes | Iterable[bytes],
+        source: BinaryIO | bytes | Iterable[bytes] | Reader,
         *,
         digest: str | None = None,
         size: int | None = None,

@@ -2,9 +2,9 @@
 length; a blob's is that of its chunks and its raw file; an image's is split into what only it holds
 and what it shares. What removing it gives back is not a sum of shares: `foresight` works it out.
 
-Everything the directory takes on disk is one of: packs (live shares, and dead), raw files, and the
-index (LMDB, the metadata pack, FORMAT, locks, the reserve, the folders). Together that is what `du`
-counts.
+Everything the directory takes on disk is one of: packs (live shares, and dead), raw files, unpacked
+layers and snapshots, and the index (LMDB, the metadata pack, FORMAT, locks, the reserve, the folders).
+Together that is what `du` counts.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from ..core.runs import Bitmap, RunArray
 from ..digest import to_key
 from ..errors import NotFoundError
 from ..values import ImageCost, Stats
-from . import graph
+from . import graph, unpacked
 from .foresight import Foresight
 from .index import Snapshot, Table
 from .mark import Marker, all_places, blob_runs
@@ -108,11 +109,16 @@ def stored_bytes(storage: Storage, digest: str) -> int:
         return int(total)
 
 
-def directory_bytes(path: str) -> int:
-    """What `du` counts: allocated blocks of every file and folder, each inode once."""
+def directory_bytes(path: str, skip: Collection[str] = ()) -> int:
+    """What `du` counts: allocated blocks of every file and folder, each inode once. `skip`: names of
+    folders right below that do not count."""
     total = 0
     seen: set[tuple[int, int]] = set()
-    for folder, _, names in os.walk(path):
+    for folder, below, names in os.walk(path):
+        if folder == path:
+            below[:] = [name for name in below if name not in skip]
+        # A symbolic link to a folder is among the folders, and not walked.
+        names += [name for name in below if os.path.islink(os.path.join(folder, name))]
         for item in (folder, *(os.path.join(folder, n) for n in names)):
             try:
                 found = os.lstat(item)
@@ -124,9 +130,25 @@ def directory_bytes(path: str) -> int:
     return total
 
 
+def unpacked_bytes(storage: Storage) -> int:
+    """What unpacked layers and snapshots take on disk. Layers were counted when they were made, since
+    they do not change and have many files."""
+    with storage.index.read() as snapshot:
+        known = {row.name: row.size for row in unpacked.layers(snapshot)}
+    home = os.path.join(storage.path, unpacked.LAYERS)
+    total = 0
+    if os.path.isdir(home):
+        there = set(os.listdir(home))
+        total = directory_bytes(home, known)
+        total += sum(size for name, size in known.items() if name in there)
+    changes = os.path.join(storage.path, unpacked.CHANGES)
+    return total + (directory_bytes(changes) if os.path.isdir(changes) else 0)
+
+
 def stats(storage: Storage, *, per_image: bool) -> Stats:
     """See `Store.stats`."""
-    total = directory_bytes(storage.path)
+    copies = unpacked_bytes(storage)
+    total = copies + directory_bytes(storage.path, (unpacked.LAYERS, unpacked.CHANGES))
     packs = directory_bytes(storage.packs.directory)
     raw = directory_bytes(storage.raws.directory)
     with storage.index.read() as snapshot:
@@ -166,6 +188,9 @@ def stats(storage: Storage, *, per_image: bool) -> Stats:
                 live_cost += cost
         lengths_dead = _bytes_of(snapshot, dead)
         dead_bytes = max(0, packs - int(live_cost)) + max(0, raw - live_raw)
+        gone = {to_number(key) for key, _ in snapshot.items(Table.BLOBS)} - marker.seen
+        for copy in unpacked.dead(storage, snapshot, aggressive=False, gone=gone):
+            dead_bytes += copy.size
         images = snapshot.count(Table.REFS)
         per: tuple[ImageCost, ...] = ()
         alone = shared = 0
@@ -184,8 +209,8 @@ def stats(storage: Storage, *, per_image: bool) -> Stats:
         forms=forms,
         packs=packs,
         raw=raw,
-        unpacked=0,
-        index=total - packs - raw,
+        unpacked=copies,
+        index=total - packs - raw - copies,
         total=total,
         dead_bytes=dead_bytes,
         alone=alone,

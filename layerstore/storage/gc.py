@@ -16,7 +16,7 @@ from collections.abc import Callable
 from ..core.runs import RunArray
 from ..errors import BusyError, CorruptError, StoreFullError, UnsupportedError
 from ..values import GCReport, Progress, ProgressCallback
-from . import blocks, compact, graph, placing, reclaim, reserve, sessions, uploads
+from . import blocks, compact, graph, placing, reclaim, reserve, sessions, unpacked, uploads
 from .condemned import Condemned, CondemnedFiles
 from .graph import remove_blob
 from .index import Snapshot, Table, Write
@@ -61,7 +61,7 @@ def collect(
     started = time.monotonic()
     run = _Run(storage, compact.deadline(max_time), progress)
     if dry_run:
-        return run.estimate(started)
+        return run.estimate(started, aggressive)
     lock = FileLock(os.path.join(storage.path, "gc", "lock"))
     if not lock.try_acquire():
         lock.acquire(
@@ -147,12 +147,13 @@ class _Run:
         reclaim.reclaim_raws(storage)
         reclaim.reclaim_packs(storage)
         uploads.reclaim(storage)
+        copies = unpacked.reclaim(storage, aggressive=aggressive)
         self._sweep()
         self.freed = (
             max(0, self.start_bytes - self._allocated())
             if done
             else max(0, before - self._allocated())
-        )
+        ) + copies
         with storage.index.read() as snapshot:
             waiting = storage.condemned(snapshot)
             if waiting is not None:
@@ -397,7 +398,7 @@ class _Run:
                 total += RawRow.parse(value).size if value is not None else 0
         return int(total)
 
-    def estimate(self, started: float) -> GCReport:
+    def estimate(self, started: float, aggressive: bool) -> GCReport:
         """What a run would do, without doing any of it."""
         storage = self._storage
         with storage.index.read() as snapshot:
@@ -407,6 +408,8 @@ class _Run:
             runs, dead = marker.dead(), blobs - marker.seen
             cost = self._cost(snapshot, runs, dead)
             cost += reclaim.leftovers(storage, snapshot)
+            copies = unpacked.dead(storage, snapshot, aggressive=aggressive, gone=dead)
+            cost += sum(row.size for row in copies)
         return GCReport(
             True,
             sum(count for _, count in runs),

@@ -53,12 +53,18 @@ class Table(IntEnum):
     RAWS = 13  # raw serial -> size, checksum of each piece
     DAMAGE = 14  # what was found damaged
     REVIVED = 15  # blob serials un-condemned since the condemned set was written
+    SEEN = 16  # directories that were diffed -> the layer, and where files lie in it
+    UNPACKED = 17  # chain id -> the directory of an unpacked layer
+    SNAPSHOTS = 18  # key of a snapshot -> its directory, and what it keeps
 
 
-# Not in the journal: made again from the packs (FILES is a mere short cut).
-UNLOGGED = frozenset((Table.CHUNKS, Table.FILES, Table.BLOCKS))
+# Not in the journal: made again from the packs (FILES and SEEN are mere short cuts).
+UNLOGGED = frozenset((Table.CHUNKS, Table.FILES, Table.BLOCKS, Table.SEEN))
 # No checksum per row: see above.
 UNSEALED = frozenset((Table.CHUNKS,))
+# Younger than format 1: a store that nobody has written to since has none of them, which is as good as
+# empty ones.
+LATER = frozenset((Table.SEEN, Table.UNPACKED, Table.SNAPSHOTS))
 # A row lost here could make gc delete something that is alive.
 COUNTED = (
     Table.BLOCKS,
@@ -71,6 +77,7 @@ COUNTED = (
     Table.LEASES,
     Table.HOLDS,
     Table.RAWS,
+    Table.SNAPSHOTS,
 )
 SEAL = 8
 MAX_KEYS = 16_384  # keys one transaction may touch (rule 12); callers slice
@@ -234,6 +241,8 @@ class Snapshot:
         self._db = index.dbs
 
     def get(self, table: Table, key: bytes) -> bytes | None:
+        if table not in self._db:
+            return None
         value = self._txn.get(key, db=self._db[table])
         return None if value is None else self._index.unseal(table, key, value)
 
@@ -247,6 +256,8 @@ class Snapshot:
         self, table: Table, prefix: bytes = b"", start: bytes | None = None
     ) -> Iterator[tuple[bytes, bytes]]:
         """Rows in key order, from `start` on, as long as the key begins with `prefix`."""
+        if table not in self._db:
+            return
         with self._txn.cursor(self._db[table]) as cursor:
             if not cursor.set_range(start if start is not None else prefix):
                 return
@@ -267,6 +278,8 @@ class Snapshot:
             return k, self._index.unseal(table, k, v)
 
     def count(self, table: Table) -> int:
+        if table not in self._db:
+            return 0
         return int(self._txn.stat(self._db[table])["entries"])
 
     def logged_rows(self) -> Iterator[Change]:
@@ -442,9 +455,13 @@ class Index:
     def _open_tables(self, shared: _Environment) -> None:
         try:
             if self.readonly:
-                opened = {
-                    t: shared.env.open_db(t.name.lower().encode(), create=False) for t in Table
-                }
+                opened = {}
+                for t in Table:
+                    try:
+                        opened[t] = shared.env.open_db(t.name.lower().encode(), create=False)
+                    except lmdb.NotFoundError:
+                        if t not in LATER:
+                            raise
                 shared.tables.update(opened)
                 return
             with self._gate():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..core.runs import Bitmap, RunArray
 from ..digest import to_key
 from ..errors import CorruptError
-from . import graph
+from . import graph, unpacked
 from .index import Snapshot, Table
 from .leases import expired, held_serials, session_of
 from .locks import FileLock
@@ -43,7 +43,7 @@ def live_leases(storage: Storage, snapshot: Snapshot) -> Iterator[bytes]:
 
 
 def roots(storage: Storage, snapshot: Snapshot) -> set[int]:
-    """The blobs that refs and live leases name. Raises CorruptError for a ref to nothing."""
+    """The blobs that refs, live leases and snapshots name. Raises CorruptError for a ref to nothing."""
     out: set[int] = set()
     for name, value in snapshot.items(Table.REFS):
         digest = json.loads(value)["digest"]
@@ -57,6 +57,17 @@ def roots(storage: Storage, snapshot: Snapshot) -> set[int]:
         out.add(to_number(serial))
     for lease in live_leases(storage, snapshot):
         out.update(held_serials(snapshot, lease))
+    for row in unpacked.snapshots(snapshot):
+        if row.manifest is None:
+            continue
+        serial = snapshot.get(Table.DIGESTS, to_key(row.manifest))
+        if serial is None:
+            raise CorruptError(
+                f"snapshot {row.key} is of {row.manifest}, which is not in the index: "
+                "nothing is deleted; run `layerstore check`",
+                digest=row.manifest,
+            )
+        out.add(to_number(serial))
     return out
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..digest import to_key
 from ..errors import CorruptError, InvalidInputError, NotFoundError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .storage import Storage
 
 LAST_DELETE = b"last_delete"
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -156,6 +157,22 @@ class Operation:
             return serial, row
 
         return self.storage.index.update(work)
+
+    def keep(self, digests: Iterable[str], work: Callable[[Write], T]) -> T:
+        """Runs `work` in a transaction whose rows name blobs, which are looked at again in it, and
+        un-condemned. Raises NotFoundError for one that is gone."""
+
+        def whole(tx: Write) -> T:
+            serials = []
+            for digest in digests:
+                serial = graph.serial_of(tx, digest)
+                if serial is None or tx.get(Table.BLOBS, serial_key(serial)) is None:
+                    raise NotFoundError(f"no blob {digest} in the store", digest=digest)
+                serials.append(serial)
+            self._revive(tx, serials)
+            return work(tx)
+
+        return self.storage.index.update(whole)
 
     # ---- committing ---------------------------------------------------------------------------
 

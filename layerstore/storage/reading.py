@@ -21,8 +21,8 @@ from .rows import Place, PlaceCache, Runs, Stream, decode_runs, number_key
 
 Slice = tuple[bytes, int, int]
 """`(buffer, offset, length)`: bytes that are not copied."""
-_Span = tuple[Place, int, int, int, int]
-"""`(place, first number, count, offset in the block, bytes)`."""
+Span = tuple[Place, int, int, int, int]
+"""`(place, first number, count, offset in the block, bytes)`: a stretch of one block."""
 
 
 class Chunks:
@@ -118,8 +118,11 @@ class Chunks:
     def slices(self, runs: Iterable[tuple[int, int]], skip: int = 0) -> Iterator[Slice]:
         """The content of the numbers, in order, without its first `skip` bytes; blocks are read
         ahead and decoded side by side, those that are skipped are not."""
-        source = self._spans(runs)
-        queue: deque[_Span] = deque()
+        return self.read_spans(self.spans(runs), skip)
+
+    def read_spans(self, source: Iterator[Span], skip: int = 0) -> Iterator[Slice]:
+        """The content of stretches of blocks, as `slices` gives it."""
+        queue: deque[Span] = deque()
         ahead: OrderedDict[tuple[int, int], Future[bytes]] = OrderedDict()
         current: tuple[int, int] = (-1, -1)
         data = b""
@@ -174,7 +177,7 @@ class Chunks:
             if part.size > cut:
                 yield data, part.raw_offset + cut, part.size - cut
 
-    def _spans(self, runs: Iterable[tuple[int, int]]) -> Iterator[_Span]:
+    def spans(self, runs: Iterable[tuple[int, int]]) -> Iterator[Span]:
         """Where the numbers lie: stretches of one block each. Looked up in batches, so that no
         snapshot stays open; a block is parsed once."""
         cache = PlaceCache()
@@ -183,7 +186,7 @@ class Chunks:
             batch = list(islice(source, 512))
             if not batch:
                 return
-            out: list[_Span] = []
+            out: list[Span] = []
             with self._index.read() as snapshot:
                 for first, count in batch:
                     end = first + count

@@ -15,7 +15,7 @@ import time
 from ..core.hashing import blake3
 from ..errors import CorruptError, NotFoundError
 from ..values import CheckReport, Damage
-from . import blocks, graph, mounts, placing
+from . import blocks, graph, mounts, placing, unpacked
 from .check import Findings, affected, record, refs_to
 from .disk import Disk
 from .index import MAX_KEYS, UNLOGGED, Index, Table, Write
@@ -171,6 +171,10 @@ def _raise_counters(
         if len(name) == 12
     ]
     least(b"next_raw", max(raws, default=0) + 1)
+    home = os.path.join(path, unpacked.LAYERS)
+    bases = [name.partition(".")[0] for name in os.listdir(home)] if os.path.isdir(home) else []
+    copies = [int(base, 16) for base in bases if base != unpacked.EMPTY]
+    least(unpacked.NEXT_UNPACKED, max(copies, default=0) + 1)
     blobs = [to_number(key) for table, key in rows if table == Table.BLOBS]
     least(b"next_blob", max(blobs, default=0) + 1)
 

@@ -54,6 +54,8 @@ class FakeStore:
             "asked",
         ):
             return object.__getattribute__(self, name)
+        if name == "snapshots":
+            return object.__getattribute__(self, "_snapshots")()
         method = self.hooks.get(name) or object.__getattribute__(self, name)
 
         def called(*args: Any, **options: Any) -> Any:
@@ -110,6 +112,13 @@ class FakeStore:
             raise layerstore.NotFoundError(f"no image {name}")
         return layerstore.Ref(name, DIGEST, 10, MANIFEST)
 
+    def diff_upper(self, upper: str, lower: Any = (), **options: Any) -> layerstore.LayerInfo:
+        notes = (f"{upper}/run/s: a socket, left out",)
+        return layerstore.LayerInfo(DIGEST, 2048, LAYER, DIGEST, 3, 700, notes)
+
+    def diff_trees(self, old: str, new: str, **options: Any) -> layerstore.LayerInfo:
+        return layerstore.LayerInfo(DIGEST, 2048, LAYER, DIGEST, 3, 700)
+
     def put(self, source: Any, *, progress: Any = None, **options: Any) -> layerstore.Descriptor:
         data = source.read()
         if progress is not None:
@@ -128,6 +137,42 @@ class FakeStore:
         file.chunks = lambda: iter([b"blob", b"\x00\xff"])  # type: ignore[attr-defined]
         return file
 
+    def commit(self, base: str, name: str, **options: Any) -> layerstore.ImageInfo:
+        return self.info
+
+    def bundle(self, name: str, target: str, **options: Any) -> layerstore.BundleReport:
+        return layerstore.BundleReport(target, DIGEST, 1000, 100, 7, 4096, 0.25, ("no mknod",))
+
+    def snapshots_call(self, name: str, *args: Any, **options: Any) -> Any:
+        one = layerstore.SnapshotInfo("web-1", "active", "app:1", DIGEST, 0.0, ("/m",), "overlay")
+        odd = layerstore.SnapshotInfo("odd", "view", DIGEST, DIGEST, 0.0, note="\x1b[31mgone")
+        answers = {
+            "list": [one, odd],
+            "strays": ["/left"],
+            "usage": layerstore.Usage(4096, 2),
+            "commit": self.info,
+            "remove": None,
+        }
+        return answers.get(name, one)
+
+    def _snapshots(self) -> Any:
+        names = [
+            "prepare",
+            "view",
+            "mount",
+            "unmount",
+            "commit",
+            "usage",
+            "remove",
+            "list",
+            "strays",
+        ]
+
+        def method(name: str) -> Any:
+            return lambda *a, **o: self.snapshots_call(name, *a, **o)
+
+        return SimpleNamespace(**{name: method(name) for name in names})
+
     def lease(self, ttl: float | None = None) -> Any:
         return SimpleNamespace(id="8c1f", drop=lambda: self.drop_lease("8c1f"))
 
@@ -140,6 +185,9 @@ class FakeStore:
 
     def leases(self) -> list[layerstore.LeaseInfo]:
         return [layerstore.LeaseInfo("8c1f", 3600.0, 1800.0, (DIGEST,))]
+
+    def checkout(self, name: str, target: str, **options: Any) -> layerstore.CheckoutReport:
+        return layerstore.CheckoutReport(12, 3_000_000, 0.25, ("owner not kept: etc/passwd",))
 
     def gc(self, *, dry_run: bool, **options: Any) -> layerstore.GCReport:
         return layerstore.GCReport(dry_run, 7, 5_000_000, 100, 2, 1.23456, False)

@@ -52,6 +52,20 @@ def _blob(prefix: str) -> list[Key]:
     ]
 
 
+def _snapshot(prefix: str) -> list[Key]:
+    return [
+        Key(f"{prefix}key", "string", "its key"),
+        Key(f"{prefix}kind", "string", "`active`, or `view` for one that is only read"),
+        Key(f"{prefix}image", "string", "the image below it, as it was named"),
+        Key(f"{prefix}digest", "string|null", "digest of that image's manifest; null: of none"),
+        Key(f"{prefix}created", "string", "when (RFC 3339)"),
+        Key(f"{prefix}mounts", "list", "where it is mounted"),
+        Key(f"{prefix}mounts[]", "string", "a directory; of another mount namespace: with a pid"),
+        Key(f"{prefix}driver", "string", "`overlay`, `fuse` or `copy`; empty while not mounted"),
+        Key(f"{prefix}note", "string|null", "what is odd about it, such as a mount left over"),
+    ]
+
+
 DOCUMENTS: dict[str, list[Key]] = {
     "import": [
         Key("images", "list", "the images that were taken in"),
@@ -68,6 +82,13 @@ DOCUMENTS: dict[str, list[Key]] = {
         _NAME,
         _IMAGE_DIGEST,
         Key("images[].bytes", "integer", "size of all its blobs, each counted once"),
+    ],
+    "checkout": [
+        Key("entries", "integer", "names that were made"),
+        Key("bytes", "integer", "bytes of files that were written, each file once"),
+        Key("seconds", "number", "how long it took"),
+        Key("notes", "list", "what could not be kept, and why"),
+        Key("notes[]", "string", "one note"),
     ],
     "images": [Key("images", "list", "all images, by name"), *_image("images[].")],
     "inspect": [
@@ -122,6 +143,55 @@ DOCUMENTS: dict[str, list[Key]] = {
         Key("entries[].linkname?", "string", "where a link points"),
         Key("entries[].devmajor?", "integer", "of a device"),
         Key("entries[].devminor?", "integer", "of a device"),
+    ],
+    "diff": [
+        Key("mediaType", "string", "the layer's media type"),
+        Key("digest", "string", "the layer's digest"),
+        Key("size", "integer", "its bytes"),
+        Key("diff_id", "string", "digest of its tar: the same, since it is not compressed"),
+        Key("entries", "integer", "entries of the tar, whiteouts among them"),
+        Key("new_bytes", "integer", "what the store grew by; 0 with `--tar`"),
+        Key("lease", "string|null", "the lease that holds it; null with `--tar`"),
+        Key("notes", "list", "what was left out (sockets), or absent"),
+        Key("notes[]", "string", "one file"),
+    "commit": [
+        Key("name", "string", "the new image's name, in full"),
+        Key("digest", "string", "digest of its manifest"),
+    ],
+    "bundle": [
+        Key("path", "string", "the bundle's directory"),
+        Key("digest", "string", "digest of the image's manifest"),
+        Key("uid", "integer", "who it runs as"),
+        Key("gid", "integer", "the group"),
+        Key("entries", "integer", "files and directories written; 0 with `--snapshot`"),
+        Key("bytes", "integer", "their size"),
+        Key("seconds", "number", "how long it took"),
+        Key("notes", "list", "what could not be kept as the image has it"),
+        Key("notes[]", "string", "one remark"),
+    ],
+    "snapshot prepare": _snapshot(""),
+    "snapshot view": _snapshot(""),
+    "snapshot mount": _snapshot(""),
+    "snapshot unmount": _snapshot(""),
+    "snapshot commit": [
+        Key("name", "string", "the new image's name, in full"),
+        Key("digest", "string", "digest of its manifest"),
+        Key("lease", "string", "the lease that holds it, beside its name"),
+    ],
+    "snapshot usage": [
+        Key("key", "string", "the snapshot's key"),
+        Key("bytes", "integer", "what was changed takes on disk"),
+        Key("inodes", "integer", "files and directories of it"),
+    ],
+    "snapshot rm": [
+        Key("removed", "list", "the snapshots that are gone"),
+        Key("removed[]", "string", "one key"),
+    ],
+    "snapshot ls": [
+        Key("snapshots", "list", "all snapshots, by key"),
+        *_snapshot("snapshots[]."),
+        Key("strays", "list", "where snapshots are mounted that are no more"),
+        Key("strays[]", "string", "a directory"),
     ],
     "blob put": [
         Key("digest", "string", "the blob's digest"),
@@ -196,7 +266,7 @@ DOCUMENTS: dict[str, list[Key]] = {
         Key("stored", "object", "what the store takes on disk"),
         Key("stored.packs", "integer", "bytes in packs"),
         Key("stored.raw", "integer", "bytes in raw files"),
-        Key("stored.unpacked", "integer", "bytes in copies made for speed"),
+        Key("stored.unpacked", "integer", "bytes in unpacked layers and in snapshots"),
         Key("stored.index", "integer", "bytes of the index"),
         Key("stored.total", "integer", "all of it: what `du` counts for the directory"),
         Key("dead_bytes", "integer", "what nothing refers to; gc gives it back"),

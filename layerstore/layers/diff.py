@@ -1,0 +1,180 @@
+"""Layers out of directories: what changed in an overlay's upper directory, or between two trees.
+
+A diff reads each file once; its bytes go straight into the store (or to a pipe) as the layer's tar.
+The tar depends on the tree alone: sorted, numbers for owners, pax records only where they are needed,
+times with the nanoseconds that the tree has; `source_date_epoch` clamps those after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, BinaryIO
+
+from ..core.pack import IdMap
+from ..errors import NotFoundError
+from ..mediatypes import OCI_LAYER
+from ..values import LayerInfo, Progress, ProgressCallback
+from .hashpipe import HashPipe
+from .layertar import BUFFER, LayerTar, Source
+from .overlay import Upper
+from .twotrees import TwoTrees
+
+if TYPE_CHECKING:
+    # A tar on a pipe needs no store: the rooms that make one are not loaded for it.
+    from .content import Operation
+    from .filecache import FileCache
+
+Directory = str | os.PathLike[str] | int
+"""A path, or the descriptor of an open directory."""
+
+
+@contextlib.contextmanager
+def opened(directories: Sequence[Directory]) -> Iterator[list[tuple[int, str]]]:
+    """Descriptors of directories with what messages call them. Raises NotFoundError."""
+    with contextlib.ExitStack() as stack:
+        out: list[tuple[int, str]] = []
+        for one in directories:
+            if isinstance(one, int):
+                out.append((one, f"fd {one}"))
+                continue
+            path = os.fspath(one)
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError) as e:
+                raise NotFoundError(f"no directory {path}", path=path) from e
+            stack.callback(os.close, fd)
+            out.append((fd, path))
+        yield out
+
+
+def diff_upper(
+    op: Operation | None,
+    upper: Directory,
+    lower: Sequence[Directory] = (),
+    *,
+    media_type: str = OCI_LAYER,
+    source_date_epoch: int | None = None,
+    uids: Sequence[IdMap] = (),
+    gids: Sequence[IdMap] = (),
+    cache: bool = True,
+    progress: ProgressCallback | None = None,
+    tar: BinaryIO | None = None,
+    hashed: bool = True,
+) -> LayerInfo:
+    """The layer of an overlay's upper directory over `lower` (topmost first), into the store of `op`;
+    or, with `tar`, written there and not stored (then without a digest unless `hashed`).
+
+    Raises InvalidInputError (a file vanished, changed, or cannot be said in a layer), NotFoundError (no
+    such directory), OSError (not readable); each names the file."""
+    with contextlib.ExitStack() as stack:
+        roots = stack.enter_context(opened([upper, *lower]))
+        seen: FileCache | None = None
+        if op is not None and tar is None and cache:
+            from .filecache import FileCache
+
+            options = [media_type, source_date_epoch, list(uids), list(gids)]
+            seen = FileCache(op, *roots[0], options)
+            stack.callback(seen.close)
+            known = seen.same()
+            if known is not None:
+                return known
+            seen.begin()
+        source = Upper(roots, None if seen is None else seen.walked)
+        info = _make(
+            op, source, media_type, source_date_epoch, uids, gids, progress, tar, hashed, seen
+        )(tuple(source.notes))
+        if seen is not None:
+            seen.keep(info)
+        return info
+
+
+def diff_trees(
+    op: Operation | None,
+    old: Directory,
+    new: Directory,
+    *,
+    content: bool = False,
+    media_type: str = OCI_LAYER,
+    source_date_epoch: int | None = None,
+    uids: Sequence[IdMap] = (),
+    gids: Sequence[IdMap] = (),
+    progress: ProgressCallback | None = None,
+    tar: BinaryIO | None = None,
+    hashed: bool = True,
+) -> LayerInfo:
+    """The layer that makes `old` into `new`: what differs by metadata and, with `content`, what has the
+    same metadata and other bytes. Otherwise as `diff_upper`."""
+    with opened([old, new]) as roots:
+        source = TwoTrees(roots[0], roots[1], content=content)
+        info = _make(
+            op, source, media_type, source_date_epoch, uids, gids, progress, tar, hashed, None
+        )
+        return info(tuple(source.notes))
+
+
+def _make(
+    op: Operation | None,
+    source: Source,
+    media_type: str,
+    clamp: int | None,
+    uids: Sequence[IdMap],
+    gids: Sequence[IdMap],
+    progress: ProgressCallback | None,
+    tar: BinaryIO | None,
+    hashed: bool,
+    cache: FileCache | None,
+) -> Callable[[tuple[str, ...]], LayerInfo]:
+    """Writes the tar; gives what makes its description once the notes are known."""
+    done = 0
+
+    def step(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress is not None:
+            progress(Progress("diff", done, 0))
+
+    with LayerTar(source, clamp=clamp, uids=uids, gids=gids, cache=cache) as made:
+        if tar is not None:
+            digest = _write(made, tar, step, hashed=hashed)
+            size, new = made.size, 0
+        else:
+            if op is None:
+                raise ValueError("a layer goes into a store, or to a tar")
+            blob = op.put(made, media_type=media_type, progress=step)
+            digest, size, new = blob.digest, blob.bytes, blob.new_bytes
+        entries = made.entries
+    return lambda notes: LayerInfo(digest, size, media_type, digest, entries, new, notes)
+
+
+def _write(
+    made: LayerTar, tar: BinaryIO, step: Callable[[int], None], *, hashed: bool = True
+) -> str:
+    """The tar into a file; its digest, or nothing where nobody asks for it. Hashed by a thread of its
+    own, a buffer behind."""
+    buffers = [memoryview(bytearray(BUFFER)) for _ in range(3)]
+    busy: list[Future[None] | None] = [None, None, None]
+    turn = 0
+    with HashPipe(("sha256",) if hashed else ()) as hashes:
+        while True:
+            waiting = busy[turn]
+            if waiting is not None:
+                waiting.result()
+            n = made.readinto(buffers[turn])
+            if not n:
+                break
+            if hashed:
+                busy[turn] = hashes.feed(buffers[turn][:n])
+            _write_all(tar, buffers[turn][:n])
+            turn = (turn + 1) % len(buffers)
+            step(n)
+        tar.flush()
+        return hashes.digests()["sha256"] if hashed else ""
+
+
+def _write_all(tar: BinaryIO, piece: memoryview) -> None:
+    """All of it: an unbuffered file may take less at a time."""
+    while len(piece):
+        piece = piece[tar.write(piece) :]

@@ -1,0 +1,180 @@
+"""Trees that this store has read before: nothing is read twice.
+
+For each directory that was diffed the index has two rows (table SEEN, a mere short cut: in no journal,
+lost with no harm): a description of the layer that came of it, with a fingerprint over the metadata of
+the whole tree; and where in that layer the content of each file lies. The next diff of the directory
+walks it first: with the same fingerprint the layer is the same. Else files whose device, inode, size,
+mtime and ctime are the same give their bytes from the store.
+
+What changed within a tick of the clock before it was read is trusted by neither (csrc/seen.c). Rows are
+sealed, so a damaged one is an error and not another content; a layer that is gone or damaged makes its
+rows worthless, not wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import time
+from typing import Any
+
+from ..core.hashing import blake3
+from ..core.seen import Collector, Fingerprint, mark
+from ..core.walk import INDEXED, METACOPY, REDIRECT, Batch, Walk
+from ..errors import CorruptError, LayerstoreError
+from ..storage.index import Table, Write
+from ..values import LayerInfo
+from .assemble import BlobFile
+from .content import Operation
+
+TICK = 50_000_000
+"""Nanoseconds: more than a tick of the slowest kernel's clock (10 ms), which stamps files."""
+ROWS = 128
+"""Rows before the others are dropped: 64 directories."""
+TABLE_MAX = 256 << 20
+"""Bytes of one table, 56 a file: above, nothing is remembered."""
+SKIP = 16 << 20
+"""Bytes that are read over rather than sought past: a seek decodes headers from the start."""
+_FORMAT = 1
+_BELOW = REDIRECT | METACOPY | INDEXED
+
+
+class FileCache:
+    """What is known of one directory, for one diff. `options`: all else that the layer depends on."""
+
+    def __init__(self, op: Operation, root: int, where: str, options: object) -> None:
+        self._op = op
+        self._index = op.op.storage.index
+        found = os.fstat(root)
+        self._key = struct.pack("<QQ", found.st_dev, found.st_ino)
+        self._root, self._where = root, where
+        self._options = blake3(json.dumps([_FORMAT, options]).encode()).hex()
+        self._fingerprint = Fingerprint()
+        self._collector = Collector(time.time_ns() - TICK)
+        self._alone = True
+        self._file: BlobFile | None = None
+        self._at = 0
+        self._row = self._load()
+        self._table = b""
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _load(self) -> dict[str, Any] | None:
+        try:
+            with self._index.read() as snapshot:
+                value = snapshot.get(Table.SEEN, b"r" + self._key)
+        except CorruptError:
+            return None
+        return None if value is None else json.loads(value)
+
+    # ---- the whole ----------------------------------------------------------------------------
+
+    def same(self) -> LayerInfo | None:
+        """The layer that the directory gave before, if nothing of it has changed; held, as a put is."""
+        row = self._row
+        if row is None or row["options"] != self._options or not row["fingerprint"]:
+            return None
+        seen = Fingerprint()
+        with Walk(self._root, self._where, bare=True) as walk:
+            while (batch := walk.next()) is not None:
+                seen.add(batch)
+        if seen.digest().hex() != row["fingerprint"]:
+            return None
+        info = self._op.have(row["digest"])
+        if info is None:
+            return None
+        return LayerInfo(
+            info.digest,
+            info.bytes,
+            row["media_type"],
+            info.digest,
+            row["entries"],
+            0,
+            tuple(row["notes"]),
+        )
+
+    def walked(self, batch: Batch) -> None:
+        """A batch as the walk of the directory gave it."""
+        self._fingerprint.add(batch)
+        if self._alone and any(flags & _BELOW for flags in batch.flags()):
+            self._alone = False
+
+    # ---- file by file -------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Loads where files lie, if the layer that has them is there."""
+        row = self._row
+        if row is None or self._op.have(row["digest"]) is None:
+            return
+        try:
+            with self._index.read() as snapshot:
+                self._table = snapshot.get(Table.SEEN, b"t" + self._key) or b""
+            if self._table:
+                self._file = self._op.open(row["digest"])
+        except CorruptError:
+            self._table = b""
+
+    def mark(self, batch: Batch) -> None:
+        """Marks the files whose bytes come from the store."""
+        if self._file is not None:
+            mark(batch, self._table)
+
+    def written(self, batch: Batch) -> None:
+        """A batch that is wholly in the tar."""
+        self._collector.add(batch)
+
+    def read(self, offset: int, view: memoryview) -> None:
+        """Fills a view with bytes of the layer that the directory gave before."""
+        file = self._file
+        if file is None:
+            raise LayerstoreError("content was to come from a layer that is not open")
+        if not 0 <= offset - self._at <= SKIP:
+            file.seek(offset)
+            self._at = offset
+        scratch = memoryview(bytearray(min(1 << 20, offset - self._at)))
+        while self._at < offset:
+            self._at += self._some(file, scratch[: offset - self._at])
+        done = 0
+        while done < len(view):
+            done += self._some(file, view[done:])
+        self._at += done
+
+    def _some(self, file: BlobFile, view: memoryview) -> int:
+        n = file.readinto(view)
+        if not n:
+            raise CorruptError(
+                f"blob {file.digest} ends at {file.tell()}, before content that was found in it",
+                digest=file.digest,
+            )
+        return n
+
+    # ---- the end ------------------------------------------------------------------------------
+
+    def keep(self, info: LayerInfo) -> None:
+        """Remembers what came of this diff."""
+        table = self._collector.table()
+        if len(table) > TABLE_MAX:
+            return
+        whole = self._alone and not self._collector.racy
+        row = {
+            "options": self._options,
+            "fingerprint": self._fingerprint.digest().hex() if whole else "",
+            "digest": info.digest,
+            "media_type": info.media_type,
+            "entries": info.entries,
+            "notes": list(info.notes),
+        }
+        value = json.dumps(row).encode()
+
+        def work(tx: Write) -> None:
+            if tx.count(Table.SEEN) >= ROWS:
+                for key, _ in list(tx.items(Table.SEEN)):
+                    tx.delete(Table.SEEN, key)
+            tx.put(Table.SEEN, b"r" + self._key, value)
+            tx.put(Table.SEEN, b"t" + self._key, bytes(table))
+
+        # No commit record: the rows are in no journal.
+        self._index.seed(work)

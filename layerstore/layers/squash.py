@@ -1,0 +1,392 @@
+"""Several layers merged into one: what they are together over the layers that remain below.
+
+Two passes over the layers, lowest first. The first reads headers only and decides, for each name, which
+entry gives it in the end, and what of the layers below has to be hidden. The second writes: whiteouts
+first, then entries in the order of their layers, headers as they are. A file whose own name is gone and
+that lives on under a hard link gets a new header; further names follow it at once as hard links. Memory
+grows with the number of names, not with content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..core.tar import TarEntry, expand_sparse
+from ..errors import InvalidInputError
+from .inflate import compression_of, inflate
+from .tree import OPAQUE, PREFIX, Tree, clean, scan_layer, text
+
+if TYPE_CHECKING:
+    from .content import Content
+
+BLOCK = 512
+_LAYER = 40  # bits: a source is its layer's number above the number of its entry
+_DIRECTORY = "d"
+_OTHER = "f"
+
+
+@dataclass(slots=True)
+class Plan:
+    """What the layers are together. `names`: path to (source, kind); a source is an entry that has a
+    header of its own. `outside`: hard links to files of the layers below, path to link name. `implied`:
+    names that have something below them, or had."""
+
+    names: dict[str, tuple[int, str]] = field(default_factory=dict)
+    outside: dict[str, str] = field(default_factory=dict)
+    white: set[str] = field(default_factory=set)
+    opaque: set[str] = field(default_factory=set)
+    implied: set[str] = field(default_factory=set)
+
+
+def squash(content: Content, digests: Sequence[str], below: Sequence[str] = ()) -> Iterator[bytes]:
+    """The tar of the merged layer. `digests` (lowest first) are merged; `below` (lowest first) remain
+    beneath it. Raises NotFoundError, InvalidInputError for a layer that does not decode."""
+    plan = Plan()
+    for number, digest in enumerate(digests):
+        _apply(plan, number, scan_layer(content, digest), digest)
+    _settle(plan, Tree(content, below) if below else None)
+    yield from _whiteouts(plan)
+    links: dict[int, list[str]] = {}
+    for path, (source, _) in plan.names.items():
+        links.setdefault(source, []).append(path)
+    for number, digest in enumerate(digests):
+        yield from _write(content, digest, number, plan, links)
+    for path in sorted(plan.outside):
+        yield header(_raw(path), b"1", link=_raw(plan.outside[path]))
+    yield bytes(2 * BLOCK)
+
+
+def _raw(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+# ---- deciding ---------------------------------------------------------------------------------
+
+
+def _apply(plan: Plan, number: int, entries: Iterable[TarEntry], digest: str) -> None:
+    """One more layer on top. Its whiteouts hide what is below it, never its own entries."""
+    own: dict[str, tuple[int, str]] = {}
+    links: dict[str, str] = {}
+    white: set[str] = set()
+    opaque: set[str] = set()
+    for at, entry in enumerate(entries):
+        if entry.problem:
+            raise InvalidInputError(
+                f"layer {digest}: {text(entry.name)!r} has headers that contradict each other",
+                digest=digest,
+                offset=entry.header_offset,
+                reason="contradictory headers",
+            )
+        path = clean(text(entry.name))
+        if path is None:
+            continue
+        folder, _, base = path.rpartition("/")
+        if base == OPAQUE:
+            opaque.add(folder)
+        elif base.startswith(PREFIX):
+            target = base[len(PREFIX) :]
+            if target not in ("", ".", ".."):
+                white.add(f"{folder}/{target}" if folder else target)
+        else:
+            directory = entry.type == "5" or (entry.type in "07\0" and entry.name.endswith(b"/"))
+            # The last entry of a name wins.
+            links.pop(path, None)
+            own[path] = ((number << _LAYER) + at, _DIRECTORY if directory else _OTHER)
+            if entry.type == "1":
+                links[path] = clean(text(entry.linkname)) or ""
+    _hide(plan, white, opaque)
+    plan.white |= white
+    plan.opaque |= opaque
+    _link(plan, own, links)
+    _cover(plan, own)
+
+
+def _hide(plan: Plan, gone: set[str], emptied: set[str]) -> None:
+    """Takes away names and what is below them; of the emptied only what is below."""
+    if not gone and not emptied:
+        return
+
+    def hidden(path: str) -> bool:
+        if path in gone:
+            return True
+        if "" in emptied and path:
+            return True
+        while path:
+            path = path.rpartition("/")[0]
+            if path in gone or path in emptied:
+                return True
+        return False
+
+    plan.names = {p: v for p, v in plan.names.items() if not hidden(p)}
+    plan.outside = {p: v for p, v in plan.outside.items() if not hidden(p)}
+    plan.white = {p for p in plan.white if not hidden(p)}
+    plan.opaque = {p for p in plan.opaque if not hidden(p)}
+
+
+def _link(plan: Plan, own: dict[str, tuple[int, str]], links: dict[str, str]) -> None:
+    """Hard links become further names of the file that they lead to."""
+    for path in links:
+        at = path
+        for _ in range(len(links) + 1):
+            if at not in links:
+                break
+            at = links[at]
+        found = own.get(at) or plan.names.get(at)
+        if found is not None and at not in links:
+            own[path] = found
+        else:
+            del own[path]
+            plan.outside[path] = plan.outside.get(at, at)
+            plan.names.pop(path, None)
+
+
+def _cover(plan: Plan, own: dict[str, tuple[int, str]]) -> None:
+    """Lays a layer's own names over those below."""
+    replaced = {
+        path
+        for path, (_, kind) in own.items()
+        if kind != _DIRECTORY
+        and (path in plan.implied or plan.names.get(path, (0, ""))[1] == _DIRECTORY)
+    }
+    replaced |= {p for p in plan.outside if p in plan.names}
+    if replaced:
+        _hide(plan, replaced, set())
+    for path, (source, kind) in own.items():
+        plan.outside.pop(path, None)
+        if kind == _DIRECTORY:
+            _open(plan, path)
+        else:
+            plan.white.discard(path)
+            plan.opaque.discard(path)
+        plan.names[path] = (source, kind)
+        _parents(plan, path)
+    for path in (*plan.outside, *plan.white, *plan.opaque):
+        _parents(plan, path)
+
+
+def _parents(plan: Plan, path: str) -> None:
+    """Whatever has something below it is a directory."""
+    folder = path.rpartition("/")[0]
+    while folder:
+        plan.implied.add(folder)
+        _open(plan, folder)
+        folder = folder.rpartition("/")[0]
+
+
+def _open(plan: Plan, path: str) -> None:
+    """A name becomes a directory: where it was none, or was hidden, nothing of the layers below may
+    shine through."""
+    if path in plan.white:
+        plan.white.discard(path)
+        plan.opaque.add(path)
+    old = plan.names.get(path)
+    if (old is not None and old[1] != _DIRECTORY) or path in plan.outside:
+        plan.names.pop(path, None)
+        plan.outside.pop(path, None)
+        plan.opaque.add(path)
+
+
+def _settle(plan: Plan, below: Tree | None) -> None:
+    """Only what is there below has to be hidden."""
+    if below is None:
+        plan.white.clear()
+        plan.opaque.clear()
+        return
+    there: set[str] = set()
+    parents: set[str] = set()
+    for found in below.entries():
+        path = clean(found.entry.path) or ""
+        there.add(path)
+        while path:
+            path = path.rpartition("/")[0]
+            if path in parents:
+                break
+            parents.add(path)
+    plan.white &= there | parents
+    plan.opaque &= parents
+
+
+# ---- writing ----------------------------------------------------------------------------------
+
+
+def _whiteouts(plan: Plan) -> Iterator[bytes]:
+    names = [
+        f"{folder}/{PREFIX}{base}" if folder else PREFIX + base for folder, base in _split(plan)
+    ]
+    names += [f"{folder}/{OPAQUE}" if folder else OPAQUE for folder in plan.opaque]
+    for name in sorted(names, key=_raw):
+        yield header(_raw(name), b"0")
+
+
+def _split(plan: Plan) -> Iterator[tuple[str, str]]:
+    for path in plan.white:
+        folder, _, base = path.rpartition("/")
+        yield folder, base
+
+
+class _Stream:
+    """The uncompressed tar of a layer, taken front to back."""
+
+    def __init__(self, pieces: Iterable[bytes | memoryview]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = memoryview(b"")
+        self.offset = 0
+
+    def take(self, size: int) -> Iterator[bytes]:
+        """The next bytes, in pieces. Raises InvalidInputError if the tar ends before."""
+        while size:
+            if not len(self._rest):
+                piece = next(self._pieces, None)
+                if piece is None:
+                    raise InvalidInputError("the layer ends inside a file", offset=self.offset)
+                self._rest = memoryview(piece)
+                continue
+            part = self._rest[:size]
+            self._rest = self._rest[size:]
+            size -= len(part)
+            self.offset += len(part)
+            yield bytes(part)
+
+    def skip_to(self, offset: int) -> None:
+        for _ in self.take(offset - self.offset):
+            pass
+
+
+def _write(
+    content: Content, digest: str, number: int, plan: Plan, links: dict[int, list[str]]
+) -> Iterator[bytes]:
+    """What of one layer is left."""
+    with content.open(digest) as blob:
+        start = blob.read(8) or b""
+        blob.seek(0)
+        kind = None if blob.row.tar is not None else compression_of(start)
+        stream = _Stream(blob.chunks() if kind is None else inflate(blob.chunks(), kind))
+        for at, entry in enumerate(scan_layer(content, digest)):
+            source = (number << _LAYER) + at
+            names = links.get(source)
+            if not names:
+                continue
+            own = clean(text(entry.name))
+            first = own if own in names else min(names, key=_raw)
+            stream.skip_to(entry.header_offset)
+            yield from _entry(stream, entry, first, renamed=first != own)
+            for name in sorted(names, key=_raw):
+                if name != first:
+                    yield header(_raw(name), b"1", link=_raw(first), like=entry)
+
+
+def _entry(stream: _Stream, entry: TarEntry, name: str, *, renamed: bool) -> Iterator[bytes]:
+    padding = -entry.stored_size % BLOCK
+    if not renamed and not entry.pax_global:
+        yield from stream.take(
+            entry.data_offset - entry.header_offset + entry.stored_size + padding
+        )
+        return
+    stream.skip_to(entry.data_offset)
+    size = entry.size if entry.type in "07\0S" else 0
+    kind = b"0" if entry.type in "7\0S" else entry.type.encode("latin-1")
+    yield header(_raw(name), kind, size=size, link=entry.linkname, like=entry)
+    stored = stream.take(entry.stored_size)
+    if entry.sparse_map is not None:
+        yield from expand_sparse(entry.sparse_map, entry.size, stored)
+    else:
+        yield from stored
+    yield bytes(-size % BLOCK)
+    for _ in stream.take(padding):
+        pass
+
+
+def header(
+    name: bytes, kind: bytes, *, size: int = 0, link: bytes = b"", like: TarEntry | None = None
+) -> bytes:
+    """The header blocks of one entry (POSIX pax interchange format): what ustar can say in ustar, the
+    rest in pax records. Owner, mode, times and extended attributes are those of `like`."""
+    mode, uid, gid, seconds, nanoseconds = 0o644, 0, 0, 0, 0
+    records: list[tuple[bytes, bytes]] = []
+    uname = gname = b""
+    if like is not None:
+        mode, uid, gid = like.mode & 0o7777, like.uid, like.gid
+        seconds, nanoseconds = like.mtime_sec, like.mtime_nsec
+        uname, gname = like.uname, like.gname
+        xattrs = sorted(like.xattrs.items())
+        records += [(b"SCHILY.xattr." + _raw(key), value) for key, value in xattrs]
+    for key, value, room in ((b"path", name, 100), (b"linkpath", link, 100)):
+        if len(value) > room:
+            records.append((key, value))
+    for key, value, room in ((b"uname", uname, 32), (b"gname", gname, 32)):
+        if len(value) >= room:
+            records.append((key, value))
+    numbers = ((b"uid", uid, 7), (b"gid", gid, 7), (b"size", size, 11))
+    records += [(k, b"%d" % v) for k, v, digits in numbers if not 0 <= v < 8**digits]
+    if nanoseconds or not 0 <= seconds < 8**11:
+        records.append((b"mtime", _decimal(seconds, nanoseconds)))
+    out = b""
+    if records:
+        data = b"".join(_record(key, value) for key, value in records)
+        out = _block(b"././@PaxHeader", b"x", 0o644, 0, 0, len(data), 0) + data
+        out += bytes(-len(data) % BLOCK)
+    minor = (0, 0) if like is None else (like.devmajor, like.devminor)
+    return out + _block(name, kind, mode, uid, gid, size, seconds, link, uname, gname, minor)
+
+
+def _decimal(seconds: int, nanoseconds: int) -> bytes:
+    """A time as pax says it; before 1970 the fraction counts toward zero."""
+    sign = b""
+    if seconds < 0:
+        sign = b"-"
+        seconds = -seconds
+        if nanoseconds:
+            seconds -= 1
+            nanoseconds = 1_000_000_000 - nanoseconds
+    fraction = (b".%09d" % nanoseconds).rstrip(b"0") if nanoseconds else b""
+    return sign + b"%d" % seconds + fraction
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    size = len(key) + len(value) + 3
+    total = size + len(str(size))
+    if len(str(total)) > len(str(size)):
+        total = size + len(str(total))
+    return b"%d %s=%s\n" % (total, key, value)
+
+
+def _number(value: int, digits: int) -> bytes:
+    # What does not fit is in a pax record, which wins.
+    return b"%0*o\0" % (digits, value if 0 <= value < 8**digits else 0)
+
+
+def _block(
+    name: bytes,
+    kind: bytes,
+    mode: int,
+    uid: int,
+    gid: int,
+    size: int,
+    mtime: int,
+    link: bytes = b"",
+    uname: bytes = b"",
+    gname: bytes = b"",
+    device: tuple[int, int] = (0, 0),
+) -> bytes:
+    """One ustar header."""
+    fields = [
+        name[:100].ljust(100, b"\0"),
+        _number(mode, 7),
+        _number(uid, 7),
+        _number(gid, 7),
+        _number(size, 11),
+        _number(mtime, 11),
+        b" " * 8,
+        kind,
+        link[:100].ljust(100, b"\0"),
+        b"ustar\x0000",
+        uname[:31].ljust(32, b"\0"),
+        gname[:31].ljust(32, b"\0"),
+        _number(device[0], 7),
+        _number(device[1], 7),
+        bytes(167),
+    ]
+    block = b"".join(fields)
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]

@@ -1,0 +1,302 @@
+"""Layers made to write outside of the target, or to be read in two ways: refused before anything is
+written, or kept inside. The proof is a whole filesystem of its own, looked at before and after."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+import stores
+from checkout_trees import (
+    CHAR,
+    DIR,
+    FILE,
+    LINK,
+    SYMLINK,
+    Item,
+    checkout,
+    put_layers,
+    snapshot,
+    tar,
+    unpack_all,
+)
+
+from layerstore.errors import InvalidInputError
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    with stores.opened(str(tmp_path_factory.mktemp("attacks") / "store")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A filesystem of its own: things to attack, and a place for the target."""
+    root = tmp_path / "world"
+    root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "world", root], check=True)
+    try:
+        (root / "etc").mkdir()
+        (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
+        (root / "outside").mkdir(mode=0o755)
+        (root / "outside/su").write_bytes(b"setuid program")
+        os.chmod(root / "outside/su", 0o4755)
+        (root / "work").mkdir()
+        yield root
+    finally:
+        subprocess.run(["umount", "-l", root], check=True)
+
+
+def around(world: Path) -> dict[str, object]:
+    """All of it but the target, inode numbers and link counts too."""
+    return {
+        n: (s, os.lstat(world / n).st_nlink, os.lstat(world / n).st_ctime_ns)
+        for n, s in snapshot(world, inodes=True).items()
+        if n.split("/")[0] not in ("work", "")
+    }
+
+
+def attack(content, world, *layers, **options):
+    """Layers into world/work/rootfs; what is outside stays as it was, whatever happens."""
+    before = around(world)
+    digests = put_layers(content, [tar(items) for items in layers])
+    target = world / "work/rootfs"
+    try:
+        checkout(content, digests, target, **options)
+        unpack_all(content, digests, world / "work/uppers")
+    finally:
+        assert around(world) == before
+    return snapshot(target)
+
+
+UP = "../../outside"
+BOTH = pytest.mark.parametrize("openat2", [True, False], ids=["openat2", "nofollow"])
+
+
+@BOTH
+@pytest.mark.parametrize("link", ["/outside", UP, f"./{UP}/", "/etc/../outside"])
+def test_a_symlink_and_a_write_through_it_stay_inside(content, world, link, openat2):
+    found = attack(
+        content,
+        world,
+        [Item("door", SYMLINK, link=link), Item("door/su", data=b"evil", mode=0o777)],
+        openat2=openat2,
+    )
+    assert found["door"].content == link
+    assert found["outside/su"].mode == 0o777
+
+
+def test_a_symlink_in_one_layer_and_a_write_in_the_next_stay_inside(content, world):
+    found = attack(
+        content, world, [Item("door", SYMLINK, link=UP)], [Item("door/new", data=b"evil")]
+    )
+    assert found["outside/new"].type == "file"
+
+
+@pytest.mark.parametrize(
+    ("items", "reason"),
+    [
+        ([Item("../x")], ".."),
+        ([Item("a/../../x")], ".."),
+        ([Item("/../x")], ".."),
+        ([Item("h", LINK, link="../../outside/su")], ".."),
+        ([Item("h", LINK, link="/etc/passwd")], "not there"),
+        ([Item("d", SYMLINK, link=UP), Item("h", LINK, link="d/su")], "not there"),
+        ([Item("d", DIR), Item("h", LINK, link="d")], "directory"),
+        ([Item("h", LINK, link="i"), Item("i", LINK, link="h")], "not there"),
+        ([Item(".wh...")], "whiteout"),
+        ([Item("a/.wh..")], "whiteout"),
+        ([Item(".wh.")], "whiteout"),
+        ([Item("a/.wh.")], "whiteout"),
+        ([Item(".wh.a/b")], "whiteout"),
+        ([Item("./", SYMLINK, link="/outside")], "root"),
+        ([Item("./", LINK, link="a")], "not there"),
+        ([Item("x" * 256)], "255"),
+        ([Item("x" * 256, DIR)], "255"),
+        ([Item("a/" * 2100 + "b")], "2048"),
+        ([Item("a/" * 9000 + "b")], "16384"),
+        ([Item("a", SYMLINK, link="x/" * 2100)], "too long"),
+        ([Item("a", SYMLINK, link="")], "empty"),
+        ([Item("a", CHAR, device=(5000, 1))], "device"),
+        ([Item("a", uid=(1 << 32) - 1)], "owner"),
+        ([Item("a", data=b"x" * 600, pax={"size": "512"})], "contradict"),
+    ],
+)  # fmt: skip
+def test_what_leads_outside_or_means_nothing_is_refused_by_name(content, world, items, reason):
+    sound = Item("sound", data=b"1")
+    with pytest.raises(InvalidInputError) as caught:
+        attack(content, world, [sound], [sound, *items])
+    assert reason in caught.value.reason
+    layer = stores.sha256(tar([sound, *items]))
+    assert caught.value.digest == layer
+    assert layer in caught.value.message
+    assert caught.value.offset is not None
+    assert caught.value.offset >= 512  # behind the sound entry's header
+    assert not (world / "work/rootfs").exists()
+
+
+def test_absolute_names_are_below_the_root(content, world):
+    found = attack(content, world, [Item("/etc/passwd", data=b"ours"), Item("//a//b/./c")])
+    assert {"etc/passwd", "a/b/c"} <= set(found)
+
+
+def test_a_chain_of_ten_thousand_symlinks_is_refused(content, world):
+    chain = [Item(f"l{n}", SYMLINK, link=f"l{n + 1}") for n in range(10_000)]
+    with pytest.raises(InvalidInputError, match="symbolic links"):
+        attack(content, world, [*chain, Item("l0/x")])
+    circle = [Item("a", SYMLINK, link="b"), Item("b", SYMLINK, link="a"), Item("a/x")]
+    with pytest.raises(InvalidInputError, match="symbolic links"):
+        attack(content, world, circle)
+
+
+def test_a_chain_that_nobody_walks_is_only_symlinks(content, world):
+    chain = [Item(f"l{n}", SYMLINK, link=f"l{n + 1}") for n in range(10_000)]
+    assert len(attack(content, world, chain)) == 10_001
+
+
+def test_deep_directories_are_made(content, world):
+    found = attack(content, world, [Item("d/" * 1500 + "f", data=b"deep")], openat2=False)
+    assert found["d/" * 1500 + "f"].type == "file"
+
+
+def test_a_name_that_is_first_a_file_and_then_a_parent_is_a_directory(content, world):
+    found = attack(content, world, [Item("a", data=b"1"), Item("a/b", data=b"2"), Item("a/b/c")])
+    assert (found["a"].type, found["a/b"].type, found["a/b/c"].type) == ("dir", "dir", "file")
+
+
+def test_a_directory_that_is_first_a_symlink_is_not_followed_by_its_attributes(content, world):
+    attack(content, world, [Item("d", SYMLINK, link="/outside"), Item("d", DIR, mode=0o777)])
+    found = snapshot(world / "work/rootfs")
+    assert (found["d"].type, found["d"].mode) == ("dir", 0o777)
+
+
+def test_whiteouts_behind_a_symlink_take_nothing_outside_away(content, world):
+    attack(
+        content, world, [Item("d", SYMLINK, link=UP)], [Item("d/.wh.su"), Item("d/.wh..wh..opq")]
+    )
+    assert (world / "outside/su").exists()
+
+
+def test_setuid_through_a_hard_link_has_the_first_names_attributes(content, world):
+    found = attack(
+        content,
+        world,
+        [Item("su", data=b"p", mode=0o755, uid=7)],
+        [Item("mine", LINK, link="su", mode=0o4777, uid=0)],
+    )
+    assert (found["mine"].mode, found["mine"].uid, found["mine"].same) == (0o755, 7, "mine")
+
+
+def test_capabilities_of_version_3_are_kept_and_mapped(content, world):
+    def capability(root: int) -> bytes:
+        return struct.pack("<IIIIII", 0x03000001, 1 << 10, 0, 0, 0, root)
+
+    value = capability(257).decode("ascii")
+    raw = tar([Item("ping", data=b"p", pax={"SCHILY.xattr.security.capability": value})])
+    digests = put_layers(content, [raw])
+    for n, (options, root) in enumerate(
+        [({}, 257), ({"uid_map": ((0, 200_000, 65_536),), "gid_map": ((0, 0, 1),)}, 200_257)]
+    ):
+        target = world / f"work/caps{n}"
+        checkout(content, digests, target, **options)
+        assert os.getxattr(target / "ping", "security.capability") == capability(root)
+
+
+def test_overlayfs_own_xattrs_do_not_get_into_its_directories(content, world):
+    pax = {"SCHILY.xattr.trusted.overlay.redirect": "/../../outside", "SCHILY.xattr.user.k": "v"}
+    digests = put_layers(content, [tar([Item("d", DIR, pax=pax)])])
+    (upper,) = unpack_all(content, digests, world / "work")
+    assert os.listxattr(upper / "d") == ["user.k"]
+
+
+@BOTH
+def test_a_directory_swapped_for_a_symlink_meanwhile_leads_nowhere(content, world, openat2):
+    """Another process replaces directories by links to the outside all the time."""
+    items = [Item(f"d{n}/sub/f{m}", data=b"x" * 50) for n in range(40) for m in range(40)]
+    digests = put_layers(content, [tar(items)])
+    before = around(world)
+    stop = threading.Event()
+    swapped = 0
+
+    def swap() -> None:
+        nonlocal swapped
+        while not stop.is_set():
+            for n in range(40):
+                path = target / f"d{n}"
+                try:
+                    os.rename(path, target / f"away{n}-{swapped}")
+                    os.symlink(world / "outside", path)
+                    swapped += 1
+                except OSError:
+                    continue
+
+    failed = 0
+    for round in range(8):
+        target = world / f"work/race{round}"
+        stop.clear()
+        thread = threading.Thread(target=swap)
+        thread.start()
+        try:
+            checkout(content, digests, target, openat2=openat2)
+        except (OSError, InvalidInputError):
+            failed += 1
+        finally:
+            stop.set()
+            thread.join()
+    assert swapped > 0
+    assert failed > 0
+    assert around(world) == before
+
+
+def test_names_that_differ_in_case_stay_two_or_the_clash_is_said(content, tmp_path):
+    items = [Item("File", data=b"1"), Item("file", data=b"22"), Item("Dir/a"), Item("dir/b")]
+    digests = put_layers(content, [tar(items)])
+    checkout(content, digests, tmp_path / "two")
+    assert {"File", "file", "Dir/a", "dir/b"} <= set(snapshot(tmp_path / "two"))
+    image, folded = tmp_path / "image", tmp_path / "folded"
+    with image.open("wb") as f:
+        f.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-O", "casefold", image], check=True)
+    folded.mkdir()
+    mounted = subprocess.run(["mount", "-o", "loop", image, folded], capture_output=True)
+    if mounted.returncode:
+        # A kernel without case folding has no such directory to clash in.
+        assert not Path("/sys/fs/ext4/features/casefold").exists()
+        return
+    try:
+        (folded / "d").mkdir()
+        subprocess.run(["chattr", "+F", folded / "d"], check=True)
+        with pytest.raises(FileExistsError) as caught:
+            checkout(content, digests, folded / "d/rootfs")
+        assert digests[0] in caught.value.__notes__[0]
+        assert not (folded / "d/rootfs").exists()
+    finally:
+        subprocess.run(["umount", folded], check=True)
+
+
+def test_a_layer_with_a_recorded_problem_is_refused(content, tmp_path):
+    from layerstore.layers.checkout import Layer
+    from layerstore.layers.checkout import checkout as take
+
+    sound = tar([Item("a", data=b"1" * 600)])
+    broken = put_layers(content, [stores.gzipped(sound)[:-12]])[0]
+    cut = put_layers(content, [sound[:1000]])[0]
+    wrong = put_layers(content, [sound])[0]
+    for layer in (Layer(broken), Layer(cut), Layer(wrong, stores.sha256(b"another"))):
+        with pytest.raises(InvalidInputError) as caught:
+            take(content, [layer], str(tmp_path / "out"))
+        assert layer.digest in caught.value.message
+        assert not (tmp_path / "out").exists()
+
+
+def test_unknown_types_are_skipped_with_a_note(content, tmp_path):
+    digests = put_layers(content, [tar([Item("a"), Item("strange", b"Z"), Item("b", FILE)])])
+    report = checkout(content, digests, tmp_path / "out")
+    assert set(snapshot(tmp_path / "out")) == {"", "a", "b"}
+    assert len(report.notes) == 1
+    assert "strange" in report.notes[0]

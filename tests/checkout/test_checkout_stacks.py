@@ -1,0 +1,86 @@
+"""The tree of a stack of layers is the one that the layers mean: random stacks against a plain model,
+and against the kernel's overlayfs over the same layers unpacked one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import stores
+from checkout_trees import checkout, put_layers, snapshot, tar, unpack_all
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from layer_stacks import Maker
+
+EXAMPLES = int(os.environ.get("LAYERSTORE_STACKS", "240"))
+COUNTS: Counter[str] = Counter()
+FEATURES = (
+    "whiteout", "whiteout at the end", "opaque", "opaque root", "link in a layer",
+    "link across layers", "file to directory", "directory to file", "directory again", "duplicate",
+    "implicit directory", "through a symlink", "symlink", "device", "fifo", "sparse", "pyc",
+    "empty file", "set-id", "fraction of a second", "xattr", "xattr of bsdtar", "gzip",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    with stores.opened(str(tmp_path_factory.mktemp("stacks") / "store")) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def overlay(layers: list[Path], folder: Path) -> Iterator[Path]:
+    """The kernel's overlay of directories, lowest first."""
+    empty, merged = folder / "empty", folder / "merged"
+    empty.mkdir()
+    merged.mkdir()
+    lower = ":".join(str(p.relative_to(folder)) for p in [*reversed(layers), empty])
+    options = f"lowerdir={lower}"
+    subprocess.run(
+        ["mount", "-t", "overlay", "overlay", "-o", options, "merged"], cwd=folder, check=True
+    )
+    try:
+        yield merged
+    finally:
+        subprocess.run(["umount", merged], check=True)
+
+
+@settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None
+)
+@given(seed=st.integers(0, 1 << 60), depth=st.integers(1, 5))
+def test_random_stacks_are_the_tree_that_they_mean(content, tmp_path_factory, seed, depth):
+    folder = tmp_path_factory.mktemp("tree")
+    maker = Maker(seed)
+    digests = []
+    for n in range(depth):
+        data = tar(maker.layer())
+        if (seed + n) % 4 == 0:
+            digests.append(stores.put(content, stores.gzipped(data), stores.TAR_GZIP))
+            COUNTS["gzip"] += 1
+        else:
+            digests += put_layers(content, [data])
+    COUNTS.update(maker.model.counts)
+    expected = maker.model.expected()
+
+    report = checkout(content, digests, folder / "out", openat2=seed % 2 == 0)
+    found = snapshot(folder / "out")
+    assert found == expected
+    assert report.entries == len(found)
+    assert report.notes == ()
+
+    uppers = unpack_all(content, digests, folder)
+    with overlay(uppers, folder) as merged:
+        assert snapshot(merged) == expected
+    subprocess.run(["rm", "-rf", folder], check=True)
+
+
+def test_every_feature_came_up_a_hundred_times():
+    print(dict(sorted(COUNTS.items())))
+    few = {name: COUNTS[name] for name in FEATURES if COUNTS[name] < 100}
+    assert few == {}

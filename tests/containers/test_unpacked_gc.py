@@ -1,0 +1,166 @@
+"""What gc keeps and frees of unpacked layers and snapshots, and how they are counted."""
+
+from __future__ import annotations
+
+import os
+
+import making
+import pytest
+import stores
+from making import image, mounted, tree
+
+import layerstore
+from layerstore.storage import unpacked as rows
+
+
+def layers(store: layerstore.Store) -> list[str]:
+    home = f"{store.path}/unpacked"
+    return sorted(n for n in os.listdir(home) if n != "empty") if os.path.isdir(home) else []
+
+
+def test_a_snapshot_keeps_its_image(store, tmp_path):
+    image(store)
+    store.checkout("app:1", tmp_path / "want")
+    store.snapshots.prepare("k", "app:1")
+    store.untag("app:1")
+    reopened = store.path
+    store.close()
+    with layerstore.open(reopened) as store:
+        for _ in range(3):
+            assert store.gc(aggressive=True).removed_blobs == 0
+        assert len(layers(store)) == 3
+        with mounted(store, "k", tmp_path / "m") as root:
+            assert tree(root) == tree(tmp_path / "want")
+            (root / "new").write_text("new")
+        store.snapshots.commit("k", "back:1")
+        store.checkout("back:1", tmp_path / "back")
+        store.untag("back:1")
+        store.snapshots.remove("k")
+    with layerstore.open(reopened) as store:
+        assert store.gc().removed_blobs > 0
+        assert layers(store) == []
+        assert list(store.blobs()) == []
+
+
+def test_unpacked_layers_live_as_long_as_their_image_or_a_snapshot(store):
+    image(store, "app:1")
+    image(store, "app:2", [*making.LAYERS[:2], [making.member("other", b"other")]])
+    store.snapshots.prepare("a", "app:1")
+    store.snapshots.prepare("b", "app:2")
+    assert len(layers(store)) == 4
+    store.snapshots.remove("b")
+    store.gc()
+    assert len(layers(store)) == 4, "the image is there: the next container starts at once"
+    store.gc(aggressive=True)
+    assert len(layers(store)) == 3, "nothing but a copy made for speed"
+    store.snapshots.remove("a")
+    store.gc(aggressive=True)
+    assert layers(store) == []
+    store.snapshots.prepare("again", "app:1")
+    assert len(layers(store)) == 3
+
+
+def test_a_dry_run_says_what_would_go_and_leaves_it(store, path):
+    image(store)
+    store.snapshots.prepare("k", "app:1")
+    size = sum(stores.du(f"{path}/unpacked/{n}") for n in layers(store))
+    store.snapshots.remove("k")
+    store.untag("app:1")
+    store.close()
+    with layerstore.open(path) as store:
+        report = store.gc(dry_run=True)
+        assert report.freed_bytes >= size
+        assert len(layers(store)) == 3
+        assert store.stats().dead_bytes >= size
+        done = store.gc()
+        assert layers(store) == []
+        assert done.freed_bytes >= size
+
+
+def test_what_is_being_made_is_left_alone(store):
+    image(store)
+    storage = store._storage
+    with (
+        rows.Making(storage, rows.LAYERS, 77) as one,
+        rows.Making(storage, rows.CHANGES, 78) as two,
+    ):
+        open(os.path.join(one.path, "file"), "w").close()
+        two.keep()
+        store.gc(aggressive=True)
+        assert os.path.exists(os.path.join(one.path, "file"))
+        assert os.path.exists(two.final)
+    assert not os.path.exists(one.path)
+    store.gc(aggressive=True)
+    assert not os.path.exists(two.final), "its maker ended without a row"
+
+
+def test_what_a_stray_mount_may_stand_on_stays(store, tmp_path):
+    image(store)
+    store.snapshots.prepare("k", "app:1")
+    store.snapshots.mount("k", tmp_path / "m")
+    storage = store._storage
+
+    def forget(tx):
+        tx.delete(rows.Table.SNAPSHOTS, b"k")
+
+    storage.index.update(forget)
+    assert store.snapshots.strays() == [str(tmp_path / "m")]
+    store.gc(aggressive=True)
+    assert (tmp_path / "m/etc/motd").read_text() == "hello"
+    making.run("umount", tmp_path / "m")
+    assert store.snapshots.strays() == []
+    store.gc(aggressive=True)
+    assert layers(store) == []
+    assert os.listdir(f"{store.path}/snapshots") == []
+
+
+@pytest.mark.parametrize("mount", [False, True])
+def test_stats_count_what_du_counts(store, tmp_path, mount):
+    files = [making.member(f"big/{n}", os.urandom(9000)) for n in range(200)]
+    image(store, layers=[[making.member("big/"), *files], *making.LAYERS])
+    before = store.stats()
+    assert before.unpacked == 0
+    store.snapshots.prepare("k", "app:1")
+    with mounted(store, "k", tmp_path / "m") as root:
+        (root / "new").write_bytes(os.urandom(3_000_000))
+        os.sync()
+        if mount:
+            check(store)
+    check(store)
+    assert store.stats().unpacked > 5_000_000
+    store.snapshots.remove("k")
+    store.gc(aggressive=True)
+    check(store)
+    assert store.stats().unpacked < 50_000
+
+
+def check(store: layerstore.Store) -> None:
+    found = store.stats()
+    assert abs(found.total - stores.du(store.path)) <= 0.01 * found.total
+    assert found.total == found.packs + found.raw + found.unpacked + found.index
+
+
+def test_a_tree_that_its_owner_may_not_enter_is_removed(store):
+    image(store, layers=[[making.member("shut/", mode=0), making.member("shut/in", b"x", mode=0)]])
+    store.snapshots.prepare("k", "app:1")
+    store.snapshots.remove("k")
+    store.gc(aggressive=True)
+    assert layers(store) == []
+
+
+def test_a_store_without_the_tables_opens_for_reading_only_and_has_no_snapshots(tmp_path):
+    import tarfile
+    from pathlib import Path
+
+    golden = Path(__file__).parents[1] / "golden/store-1.tar.xz"
+    with tarfile.open(golden) as archive:
+        archive.extractall(tmp_path, filter="data")
+    with layerstore.open(tmp_path / "store", readonly=True) as store:
+        assert store.snapshots.list() == []
+        assert store.images()
+        assert store.stats().unpacked == 0
+        with pytest.raises(layerstore.NotFoundError):
+            store.snapshots.usage("k")
+    with layerstore.open(tmp_path / "store") as store:
+        assert store.snapshots.list() == []
+        assert store.gc().complete
