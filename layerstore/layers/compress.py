@@ -10,8 +10,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 
-import zstandard
-
 from ..core.deflate import ENCODER, PIECE
 from ..storage.operation import Operation, Staged
 from ..storage.rows import BlobRow, GzipForm
@@ -84,12 +82,16 @@ def is_our_gzip(row: BlobRow, inner: str, level: int) -> bool:
 
 def zstd_maker(level: int) -> str:
     """Who compresses: library version and level decide about the bytes."""
+    import zstandard  # a listing has no use for it
+
     return f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))} level {level}"
 
 
 def zstd_compressed(pieces: Iterable[bytes | memoryview], level: int) -> Iterator[bytes]:
     """One frame, by one thread, with a checksum (RFC 8878): the bytes depend on content, level and
     version of the library, not on the sizes of the pieces or the number of cores."""
+    import zstandard
+
     machine = zstandard.ZstdCompressor(
         level=level, write_checksum=True, write_content_size=False, threads=0
     ).compressobj()

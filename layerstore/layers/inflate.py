@@ -22,6 +22,8 @@ MAX_WINDOW = 1 << 27
 
 def crc32(data: bytes | memoryview, value: int = 0) -> int:
     """The CRC-32 of RFC 1952, going on from `value`."""
+    from isal import isal_zlib
+
     out: int = isal_zlib.crc32(data, value)
     return out
 
