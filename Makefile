@@ -8,7 +8,7 @@ JOBS   ?= 2
 CORPUS ?=
 SECTIONS ?=
 TIME   ?= 60
-CSRC   := $(wildcard csrc/*.c csrc/*.h)
+CSRC   := $(wildcard csrc/*.c csrc/*.h csrc/*/*.c csrc/*/*.h)
 TYPED  := -p layerstore -p benchmarks
 
 .DEFAULT_GOAL := help
@@ -66,10 +66,13 @@ fuzz: build ## New seeds for the property tests, libFuzzer for the C machines wh
 	@if cc=$$(command -v clang || command -v clang-14); then set -e; \
 	  mkdir -p build/fuzz/corpus build/fuzz/seeds; \
 	  for f in v7 oldgnu gnu ustar posix; do tar --format=$$f -cf build/fuzz/seeds/$$f.tar csrc tests/fuzz; done; \
-	  $$cc -g -O1 -std=c11 -Icsrc -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
-	    tests/fuzz/split_join.c csrc/*.c -o build/fuzz/split_join; \
-	  build/fuzz/split_join -max_total_time=$(TIME) -max_len=131072 -print_final_stats=1 \
-	    -artifact_prefix=build/fuzz/ build/fuzz/corpus build/fuzz/seeds; \
+	  for target in split_join deflate; do \
+	    mkdir -p build/fuzz/corpus/$$target; \
+	    $$cc -g -O1 -std=c11 -Icsrc -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+	      tests/fuzz/$$target.c csrc/*.c csrc/*/*.c -o build/fuzz/$$target; \
+	    build/fuzz/$$target -max_total_time=$(TIME) -max_len=131072 -print_final_stats=1 \
+	      -artifact_prefix=build/fuzz/ build/fuzz/corpus/$$target build/fuzz/seeds; \
+	  done; \
 	else echo "no clang: the property tests only"; fi
 	@end=$$(( $$(date +%s) + $(TIME) )); while [ $$(date +%s) -lt $$end ]; do \
 	  seed=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' '); echo "seed $$seed"; \

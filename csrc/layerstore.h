@@ -414,6 +414,24 @@ int ls_diff_feed(ls_diff *d, const ls_node *old_nodes, size_t n_old, const uint8
                  int new_done, ls_node *out, size_t max_out, uint8_t *arena, size_t arena_size,
                  ls_diff_out *res, ls_error *err);
 
+/* ---- deflate: an encoder of our own that never changes ("ls-deflate 1", FORMAT.md section 15) ---- */
+
+#define LS_DEFLATE_WINDOW 32768  /* content before a piece that it may refer to */
+#define LS_DEFLATE_PIECE 1048576 /* content of one piece, at most */
+
+typedef struct ls_deflate ls_deflate;
+
+size_t ls_deflate_sizeof(void);
+/* Room that any piece of this many bytes fits into, and that a call asks for. */
+size_t ls_deflate_bound(size_t size);
+/* Encodes one piece of raw deflate data (RFC 1951). `data` holds `before` bytes of content before the
+ * piece (at most LS_DEFLATE_WINDOW; all that there are, for the bytes to be those of the format), then
+ * the piece's `size` bytes. A `final` piece ends the stream; another ends with an empty stored block,
+ * on a byte, so that the next one can be put behind it. `level` is 1 to 9. Nothing is kept in `s` between
+ * calls. LS_EINVALID: an argument out of range; LS_ESPACE: less room than the bound. */
+int ls_deflate_piece(ls_deflate *s, int level, const uint8_t *data, size_t before, size_t size,
+                     int final, uint8_t *out, size_t out_size, size_t *out_len, ls_error *err);
+
 /* ---- runs of numbers, bitmaps ------------------------------------------------------------------ */
 
 typedef struct ls_run {

@@ -26,6 +26,12 @@ DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 OCTETS = "application/octet-stream"
 
+LAYERS = {
+    OCI_LAYER: {"none": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD},
+    DOCKER_LAYER: {"none": DOCKER_LAYER, "gzip": DOCKER_LAYER_GZIP},
+}
+"""What a layer is called by its compression, in each of the two families. Docker has no zstd."""
+
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST, OCI_ARTIFACT})
 INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})
 CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
@@ -63,6 +69,15 @@ def is_config(media_type: str) -> bool:
 def is_layer(media_type: str) -> bool:
     """Whether this is a filesystem layer: a tar, compressed or not."""
     return base(media_type).startswith(_LAYERS)
+
+
+def compressed_as(media_type: str, compression: str) -> str | None:
+    """The media type of the same layer in another compression (`none`, `gzip`, `zstd`): None where its
+    family has no such type, or it is of no family whose compression can be told from the type."""
+    for family in LAYERS.values():
+        if base(media_type) in family.values():
+            return family.get(compression)
+    return None
 
 
 def is_foreign(media_type: str) -> bool:

@@ -442,14 +442,27 @@ class Store:
         transport: str,
         *,
         referrers: bool = False,
+        compression: str | None = None,
         progress: ProgressCallback | None = None,
     ) -> list[values.ImageInfo]:
-        """Writes images out with the bytes and digests they came with, every digest verified."""
+        """Writes images out with the bytes and digests they came with, every digest verified.
+
+        `compression` (`gzip[:LEVEL]`, `zstd[:LEVEL]` or `none`) writes images that differ in how their
+        layers are compressed, and so in the digests of layers and manifests, which are returned. Layers
+        that are compressed so already keep their bytes. Configs and diff_ids stay; signatures of the
+        image as it was do not fit, and are left out. The gzip bytes are the same for ever, on any
+        machine; those of zstd as long as the library is. What was made stays in the store until this
+        handle is closed, gzip as a recipe of some bytes: exporting again costs less."""
         from .oci.exporting import export_images
         from .oci.transports import parse
 
         return export_images(
-            self._content, list(names), parse(transport), referrers=referrers, progress=progress
+            self._content,
+            list(names),
+            parse(transport),
+            referrers=referrers,
+            compression=compression,
+            progress=progress,
         )
 
     def export_image(
@@ -458,10 +471,13 @@ class Store:
         transport: str,
         *,
         referrers: bool = False,
+        compression: str | None = None,
         progress: ProgressCallback | None = None,
     ) -> values.ImageInfo:
         """Writes one image out; see `export_images`."""
-        return self.export_images([name], transport, referrers=referrers, progress=progress)[0]
+        return self.export_images(
+            [name], transport, referrers=referrers, compression=compression, progress=progress
+        )[0]
 
     def checkout(
         self,

@@ -19,6 +19,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "layerstore export": (
         ("to a layout, for skopeo or podman", "layerstore export app:1.2 oci:layout:1.2"),
         ("several into one layout", "layerstore export app:1.1 app:1.2 oci:layout"),
+        (
+            "its layers as gzip, for a registry that wants them so",
+            "layerstore export --compression gzip:9 app:1.2 oci:layout",
+        ),
         ("with its signatures", "layerstore export --referrers app:1.2 oci:layout"),
         ("into docker", "layerstore export app:1.2 docker-archive:- | docker load"),
     ),

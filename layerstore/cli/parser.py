@@ -95,6 +95,14 @@ _LAYER = _option(
     type=arguments.layer_number,
 )
 
+_COMPRESSIONS = (
+    "none",
+    "gzip",
+    *(f"gzip:{level}" for level in range(1, 10)),
+    "zstd",
+    *(f"zstd:{level}" for level in range(1, 20)),
+)
+
 GLOBAL = (
     _option(
         "--store",
@@ -361,6 +369,13 @@ VERBS = (
                 metavar="NAME... TRANSPORT",
             ),
             _flag("--referrers", help="take signatures and attestations along"),
+            _option(
+                "--compression",
+                help="how layers are compressed: gzip[:1-9] (default 6), zstd[:1-19] (default 3) or "
+                "none; other digests come out (default: everything as it came)",
+                metavar="KIND",
+                choices=_COMPRESSIONS,
+            ),
         ),
         "An existing layout is added to, atomically; what is there already stays as it is. Writers "
         "of other programs are not shut out meanwhile: let none change the same layout.",

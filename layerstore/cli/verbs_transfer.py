@@ -58,9 +58,17 @@ def export(context: Context) -> None:
         output.results_to_stderr()
     store = context.store()
     given = store.export_images(
-        names, transport, referrers=args.referrers, progress=context.progress
+        names,
+        transport,
+        referrers=args.referrers,
+        compression=args.compression,
+        progress=context.progress,
     )
     context.done()
+    if args.compression is not None:
+        for image in given:
+            for warning in image.warnings:
+                output.warning(f"{image.name}: {warning}")
     if output.json:
         images = [{"name": i.name, "digest": i.digest, "bytes": i.bytes} for i in given]
         output.document({"images": images})

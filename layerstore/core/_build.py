@@ -25,7 +25,7 @@ def definitions(header: str) -> str:
 
 def sources() -> list[str]:
     """C files, relative to the root as setuptools wants them; each guards its own architecture."""
-    return sorted(str(p.relative_to(ROOT)) for p in CSRC.glob("*.c"))
+    return sorted(str(p.relative_to(ROOT)) for p in CSRC.rglob("*.c"))
 
 
 def flags() -> list[str]:
@@ -44,7 +44,7 @@ ffi.set_source(
     '#include "layerstore.h"',
     sources=sources(),
     include_dirs=["csrc"],
-    depends=sorted(str(p.relative_to(ROOT)) for p in CSRC.glob("*.h")),
+    depends=sorted(str(p.relative_to(ROOT)) for p in CSRC.rglob("*.h")),
     extra_compile_args=flags(),
     extra_link_args=["-fsanitize=address,undefined"] if SANITIZE else [],
     py_limited_api=True,

@@ -7,19 +7,23 @@ end is also verified by the blob's own digest, and raises before its last bytes 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import mmap
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
+from ..core.deflate import WINDOW
 from ..core.split import Joiner
-from ..errors import CorruptError, InvalidInputError, NotFoundError
+from ..errors import BusyError, CorruptError, InvalidInputError, NotFoundError, StoreFullError
+from ..storage import graph
 from ..storage.index import Table
-from ..storage.operation import Operation, present, visible
+from ..storage.operation import Operation, present, prove, visible
 from ..storage.reading import Slice
 from ..storage.rows import PIECE, BlobRow, RawRow, Stream, serial_key
 from ..storage.storage import Storage
+from . import regenerate
 from .hashpipe import HashPipe
 
 OUT = 2 << 20
@@ -117,7 +121,7 @@ class BlobFile(io.RawIOBase):
         if self._at == 0:
             self._source = self._verified()
         else:
-            self._source = self._from(self._at)
+            self._source = pieces_from(self._storage, self.row, self._at)
 
     def chunks(self) -> Iterator[memoryview]:
         """The whole blob in pieces of up to 2 MiB, digest verified before the last one is given.
@@ -148,21 +152,13 @@ class BlobFile(io.RawIOBase):
                     "run `layerstore check --full`, or put the same content again",
                     digest=self.digest,
                 )
+            form = self.row.gzip
+            if form is not None and not self.row.forms and not self._storage.readonly:
+                # A reader is not to fail for it: without room or turn the recipe stays unproven.
+                with contextlib.suppress(BusyError, StoreFullError):
+                    prove(self._storage, self._serial, form)
             if held is not None:
                 yield held
-
-    def _from(self, offset: int) -> Iterator[memoryview]:
-        row, storage = self.row, self._storage
-        if row.tar is not None:
-            yield from _tar_pieces(storage, row, [], offset)
-        elif row.plain is not None:
-            runs = storage.chunks.iter_runs(row.plain)
-            for data, start, size in storage.chunks.slices(runs, offset):
-                yield memoryview(data)[start : start + size]
-        elif row.inline is not None:
-            yield memoryview(row.inline)[offset:]
-        elif row.raw is not None:
-            yield from raw_pieces(storage, row.raw, offset)
 
     def _renew(self) -> None:
         if self._op is None:
@@ -194,8 +190,69 @@ def assemble(
             yield memoryview(data)[offset : offset + size]
     elif row.raw is not None:
         yield from raw_pieces(storage, row.raw, 0)
+    elif row.gzip is not None:
+        yield from _gzip_pieces(storage, row)
     else:
         raise CorruptError(f"blob {row.digest} has no form", digest=row.digest)
+
+
+def pieces_from(storage: Storage, row: BlobRow, offset: int) -> Iterator[memoryview]:
+    """The bytes of a blob from `offset` on; their digest is not verified."""
+    if row.inline is not None:
+        yield memoryview(row.inline)[offset:]
+    elif row.tar is not None:
+        yield from _tar_pieces(storage, row, [], offset)
+    elif row.plain is not None:
+        runs = storage.chunks.iter_runs(row.plain)
+        for data, start, size in storage.chunks.slices(runs, offset):
+            yield memoryview(data)[start : start + size]
+    elif row.raw is not None:
+        yield from raw_pieces(storage, row.raw, offset)
+    elif row.gzip is not None:
+        yield from _gzip_pieces(storage, row, offset)
+    else:
+        raise CorruptError(f"blob {row.digest} has no form", digest=row.digest)
+
+
+def inner_of(storage: Storage, row: BlobRow) -> tuple[int, BlobRow]:
+    """The blob that a gzip form is made from, hidden or not: it lives as long as this one."""
+    form = row.gzip
+    if form is None:
+        raise CorruptError(f"blob {row.digest} has no gzip form", digest=row.digest)
+    with storage.index.read() as snapshot:
+        serial = graph.serial_of(snapshot, form.inner)
+        inner = None if serial is None else graph.blob_row(snapshot, serial)
+    if serial is None or inner is None or (inner.gzip is not None and not inner.forms):
+        raise CorruptError(
+            f"blob {row.digest} is made from {form.inner}, which is missing: put {row.digest} again",
+            digest=row.digest,
+        )
+    return serial, inner
+
+
+def _gzip_pieces(storage: Storage, row: BlobRow, offset: int = 0) -> Iterator[memoryview]:
+    """A gzip blob made again, from `offset` on: at most one piece more is encoded than is given."""
+    form = row.gzip
+    if form is None:
+        raise CorruptError(f"blob {row.digest} has no gzip form", digest=row.digest)
+    regenerate.check_form(form)
+    serial, inner = inner_of(storage, row)
+    first, at = 0, regenerate.HEADER_SIZE
+    if offset:
+        first, at = regenerate.begin(row, storage.chunks.read_stream(form.points), offset)
+        source = pieces_from(storage, inner, max(0, first * form.piece - WINDOW))
+    else:
+        source = assemble(storage, serial, inner, [])
+    if offset < regenerate.HEADER_SIZE:
+        yield memoryview(regenerate.header(form.level))[offset:]
+    for piece in regenerate.deflated(
+        storage.pool, storage.workers, source, inner.size, form.level, first
+    ):
+        skip = max(0, offset - at)
+        at += len(piece)
+        if skip < len(piece):
+            yield memoryview(piece)[skip:]
+    yield memoryview(regenerate.trailer(form.crc, inner.size))[max(0, offset - at) :]
 
 
 def raw_pieces(storage: Storage, serial: int, offset: int) -> Iterator[memoryview]:

@@ -56,7 +56,10 @@ def check(
         rooms.blocks_and_raws(storage, found, rounds, stop, tell, chunks=full, blobs=digests)
         rounds.save()
     hit = rooms.affected(storage, found)
-    rooms.record(storage, hit, found, everything=full and found.complete)
+    # What can only be made from something damaged is so as long as that is: nothing to record.
+    below = rooms.derived(storage, hit)
+    own = {serial: what for serial, what in hit.items() if serial not in below}
+    rooms.record(storage, own, found, everything=full and found.complete)
     for serial, was in rooms.recorded(storage):
         # On record from an earlier check, and not looked at (or not seen) by this one.
         if serial not in hit:
@@ -65,14 +68,19 @@ def check(
             numbers = was["numbers"]
             if row is not None and isinstance(numbers, list):
                 hit[serial] = (row, str(was["reason"]), [int(n) for n in numbers])
+    tars: dict[int, BlobRow] = {}
+    for serial, (row, inner) in rooms.derived(storage, hit).items():
+        tar, reason, numbers = hit[inner]
+        tars[serial] = tar
+        hit[serial] = (row, f"it is made from {tar.digest}, which is damaged: {reason}", numbers)
     refs = rooms.refs_to(storage, set(hit))
     damaged = [
         Damage(
             row.digest,
-            row.forms[0] if row.forms else "none",
+            "gzip" if serial in tars else row.forms[0] if row.forms else "none",
             reason,
             tuple(refs[serial]),
-            tuple(_paths(content, row, numbers)),
+            tuple(_paths(content, tars.get(serial, row), numbers)),
         )
         for serial, (row, reason, numbers) in sorted(hit.items())
     ]

@@ -22,6 +22,7 @@ from ..storage.rows import BlobRow, serial_key, to_number
 from ..storage.storage import Storage
 from ..values import BlobInfo, Edge, Ref
 from .assemble import BlobFile
+from .compress import gzipped, is_our_gzip, zstd_compressed, zstd_maker
 from .inflate import DEFAULT_LIMIT
 from .ingest import Reader, UnprovenError, Wanted, compare, ingest, look_inside
 
@@ -260,6 +261,67 @@ class Operation:
                 "put it again",
                 digest=staged.row.digest,
             ) from e
+
+    # ---- compressing --------------------------------------------------------------------------
+
+    def gzip(
+        self,
+        digest: str,
+        level: int,
+        media_type: str,
+        progress: Callable[[int], None] | None = None,
+    ) -> BlobInfo:
+        """A stored blob, compressed by our own encoder: the same bytes for ever, kept as a recipe. Read
+        it once from start to end before the operation ends: that proves the recipe, and until then it
+        counts for nothing. Raises NotFoundError, CorruptError, InvalidInputError for a level."""
+        inner = self.open(digest)
+        name, diff_id = inner.row.digest, inner.row.diff_id
+        if diff_id is not None:
+            known = self._made(diff_id, lambda row: is_our_gzip(row, name, level))
+            if known is not None:
+                inner.close()
+                return known
+        staged = gzipped(self.op, inner, level, media_type, progress)
+        self._commit(staged)
+        return _info(staged.row.digest, staged.row, new_bytes=self._storage.take_appended())
+
+    def zstd(
+        self,
+        pieces: Iterable[bytes | memoryview],
+        diff_id: str,
+        level: int,
+        media_type: str,
+    ) -> BlobInfo:
+        """A layer's tar, compressed by the zstd library at hand, and kept as it comes out. The tar is
+        not read when that library has made it at this level before. Raises what `pieces` raises."""
+        made = zstd_maker(level)
+        known = self._made(diff_id, lambda row: row.made == made)
+        if known is not None:
+            return known
+        wanted = Wanted(media_type=media_type, diff_id=diff_id, layer=True, strict=True)
+        staged = ingest(self.op, zstd_compressed(pieces, level), wanted, None)
+        staged.row.made = made
+        try:
+            self._commit(staged)
+        except BaseException:
+            staged.settle(keep=self._is_named(staged))
+            raise
+        return _info(staged.row.digest, staged.row, new_bytes=self._storage.take_appended())
+
+    def _made(self, diff_id: str, fits: Callable[[BlobRow], bool]) -> BlobInfo | None:
+        """A layer with this content that was made here in the way that is asked for."""
+        with self._storage.index.read() as snapshot:
+            prefix = to_key(diff_id)
+            rows = [
+                graph.blob_row(snapshot, to_number(key[len(prefix) :]))
+                for key, _ in snapshot.items(Table.LAYERS, prefix)
+            ]
+        for row in rows:
+            if row is not None and fits(row):
+                found = self.have(row.digest)
+                if found is not None:
+                    return found
+        return None
 
     # ---- reading ------------------------------------------------------------------------------
 

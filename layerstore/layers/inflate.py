@@ -20,6 +20,14 @@ MAX_WINDOW = 1 << 27
 """zstd's own limit for decoders; --long=31 archives are refused."""
 
 
+def crc32(data: bytes | memoryview, value: int = 0) -> int:
+    """The CRC-32 of RFC 1952, going on from `value`."""
+    from isal import isal_zlib
+
+    out: int = isal_zlib.crc32(data, value)
+    return out
+
+
 def compression_of(start: bytes | memoryview) -> str | None:
     """`gzip`, `zstd` or None, by the first bytes."""
     head = bytes(start[:4])

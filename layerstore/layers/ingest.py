@@ -264,8 +264,8 @@ def _tar(op: Operation, intake: Intake, first: memoryview, got: int, wanted: Wan
     """Header stream, marks and content."""
     splitter, prover = Splitter(), Prover()
     windows = _Windows(intake, first, got)
-    head = _MetaStream(op)
-    marks = _MetaStream(op)
+    head = MetaStream(op)
+    marks = MetaStream(op)
     content: Runs = []
     payload = entries = 0
     while True:
@@ -329,7 +329,7 @@ def _prove(prover: Prover, window: memoryview, batch: SplitBatch) -> None:
         ) from e
 
 
-class _MetaStream:
+class MetaStream:
     """A stream of metadata that goes out in pieces, so that it never lies in memory whole."""
 
     def __init__(self, op: Operation) -> None:

@@ -15,7 +15,7 @@ from ..core.tar import TarEntry, expand_sparse, scan
 from ..errors import InvalidInputError, LayerstoreError, NotFoundError
 from ..storage.rows import BlobRow
 from ..values import Entry
-from .assemble import BlobFile, headers_only
+from .assemble import BlobFile, headers_only, inner_of
 from .content import Content
 from .inflate import DEFAULT_LIMIT, compression_of, inflate
 
@@ -63,6 +63,16 @@ def clean(name: str) -> str | None:
     return "/".join(parts)
 
 
+def tar_of(content: Content, digest: str) -> str:
+    """The stored blob that holds a layer's bytes with the least work: the tar that a gzip form is made
+    from, or the layer itself. Raises NotFoundError."""
+    with content.open(digest) as blob:
+        row = blob.row
+    if row.gzip is None or row.tar is not None:
+        return digest
+    return inner_of(content.storage, row)[1].digest
+
+
 def tar_pieces(
     content: Content, digest: str, row: BlobRow, limit: int
 ) -> Iterator[bytes | memoryview]:
@@ -83,12 +93,13 @@ def tar_pieces(
 def scan_layer(content: Content, digest: str, limit: int = DEFAULT_LIMIT) -> Iterator[TarEntry]:
     """The entries of one layer. Raises NotFoundError, InvalidInputError with offset and reason for
     a layer that does not decode, and LimitError for one that inflates past `limit` bytes."""
-    with content.open(digest) as blob:
+    digest_of_tar = tar_of(content, digest)
+    with content.open(digest_of_tar) as blob:
         row = blob.row
     if row.problem is not None and row.raw is not None and row.inner_size < 0 and row.inspected:
         raise InvalidInputError(f"layer {digest}: {row.problem}", digest=digest, reason=row.problem)
     try:
-        yield from scan(tar_pieces(content, digest, row, limit))
+        yield from scan(tar_pieces(content, digest_of_tar, row, limit))
     except InvalidInputError as e:
         if e.digest is None:
             e.digest = digest
@@ -349,6 +360,7 @@ def _stored(content: Content, digest: str, offset: int, size: int) -> Iterator[b
     """A stretch of a layer's uncompressed tar."""
     if not size:
         return
+    digest = tar_of(content, digest)
     with content.open(digest) as blob:
         kind = None if blob.row.tar is not None else compression_of(blob.read(8) or b"")
         if kind is None:

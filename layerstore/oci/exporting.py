@@ -15,7 +15,9 @@ from ..errors import InvalidInputError
 from ..values import Descriptor, ImageInfo, ProgressCallback, Ref
 from . import images, parallel, references
 from .closure import Closure, collect
+from .compression import parse as parse_compression
 from .layout_writer import Entry, LayoutWriter
+from .recompress import Recompressed, recompress
 from .transports import DOCKER_ARCHIVE, OCI, Transport
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ def export_images(
     transport: Transport,
     *,
     referrers: bool = False,
+    compression: str | None = None,
     progress: ProgressCallback | None = None,
     jobs: int | None = None,
 ) -> list[ImageInfo]:
@@ -35,6 +38,8 @@ def export_images(
     its own name, or its full name where two would have the same tag.
 
     `referrers` takes signatures, attestations and other artifacts along whose subject is written.
+    `compression` (`gzip[:LEVEL]`, `zstd[:LEVEL]`, `none`) writes images whose layers are compressed so:
+    what is returned has their digests, and warnings for what does not fit them any more.
     Raises NotFoundError, InvalidInputError, CorruptError, StoreFullError, OSError, and whatever
     `progress` raises; nothing has its final name then but blobs that are whole."""
     if not names:
@@ -52,6 +57,17 @@ def export_images(
                 f"{len(names)} images cannot all be {transport.selector!r}: leave the tag out, and "
                 "each keeps its own"
             )
+        anew: Recompressed | None = None
+        if compression is not None:
+            wanted = parse_compression(compression)
+            if transport.kind == DOCKER_ARCHIVE and wanted.kind != "none":
+                raise InvalidInputError(
+                    f"{transport}: a docker archive holds plain tars: leave --compression out, or "
+                    "take oci-archive:"
+                )
+            if transport.kind != DOCKER_ARCHIVE:
+                anew = recompress(op, refs, wanted, progress, jobs)
+                refs = anew.refs
         if transport.kind == DOCKER_ARCHIVE:
             from .docker_writer import export_docker
 
@@ -68,7 +84,15 @@ def export_images(
                 from .archive_writer import write_oci_archive
 
                 write_oci_archive(op, closure, entries, transport, meter)
-        return [replace(images.describe(op, ref), name=ref.name or ref.digest) for ref in refs]
+        if anew is not None:
+            anew.prove(op)
+        return [_told(op, ref, anew) for ref in refs]
+
+
+def _told(op: Operation, ref: Ref, anew: Recompressed | None) -> ImageInfo:
+    info = images.describe(op, ref)
+    more = () if anew is None else tuple(anew.warnings.get(ref.digest, ()))
+    return replace(info, name=ref.name or ref.digest, warnings=(*more, *info.warnings))
 
 
 def entries_of(refs: list[Ref], tag: str | None, closure: Closure) -> list[Entry]:

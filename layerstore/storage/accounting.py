@@ -93,7 +93,8 @@ class Costs:
 
 
 def stored_bytes(storage: Storage, digest: str) -> int:
-    """A blob's share on disk. Raises NotFoundError."""
+    """A blob's share on disk; of a gzip form that of its recipe alone, since the tar that it is made
+    from is a blob of its own. Raises NotFoundError."""
     with storage.index.read() as snapshot:
         serial = graph.serial_of(snapshot, digest)
         row = None if serial is None else graph.blob_row(snapshot, serial)
@@ -170,7 +171,8 @@ def stats(storage: Storage, *, per_image: bool) -> Stats:
                 layers += 1
                 tar_bytes += row.size
                 entries += row.tar.entries
-            elif row.inner_size >= 0:
+            elif row.inner_size >= 0 and row.gzip is None:
+                # Of a gzip form the tar is a blob of its own, and counted as such.
                 layers += 1
                 tar_bytes += row.inner_size
             live_raw += costs.raw(row)

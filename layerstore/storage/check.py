@@ -198,8 +198,15 @@ def _check_packs(storage: Storage, snapshot: Snapshot, found: Findings) -> dict[
 def _check_blob(
     storage: Storage, snapshot: Snapshot, serial: int, row: BlobRow, found: Findings
 ) -> None:
-    if not row.forms:
+    if not row.forms and row.gzip is None:
         found.blobs[serial] = "it has no form"
+    if (
+        row.gzip is not None
+        and graph.serial_of(snapshot, row.gzip.inner) is None
+        # A collector deletes what is condemned in slices, each a commit.
+        and not is_hidden(snapshot, storage.condemned(snapshot), serial)
+    ):
+        found.blobs[serial] = f"it is made from {row.gzip.inner}, which is missing"
     if row.raw is not None and snapshot.get(Table.RAWS, serial_key(row.raw)) is None:
         found.blobs[serial] = "its raw file has no row"
     try:
@@ -402,6 +409,23 @@ def affected(storage: Storage, found: Findings) -> dict[int, tuple[BlobRow, str,
                 hit = _hit(runs, bad)
                 if hit:
                     out[serial] = (row, bad[hit[0]], hit)
+    return out
+
+
+def derived(
+    storage: Storage, hit: dict[int, tuple[BlobRow, str, list[int]]]
+) -> dict[int, tuple[BlobRow, int]]:
+    """The blobs that can only be made from one that is damaged: row, and serial of that one. They are
+    damaged as long as it is, so that nothing needs to be on record for them."""
+    out: dict[int, tuple[BlobRow, int]] = {}
+    if hit:
+        with storage.index.read() as snapshot:
+            for key, value in snapshot.items(Table.BLOBS):
+                row = BlobRow.parse(value)
+                if row.gzip is not None and row.forms in (("gzip",), ()):
+                    inner = graph.serial_of(snapshot, row.gzip.inner)
+                    if inner is not None and inner in hit:
+                        out[to_number(key)] = (row, inner)
     return out
 
 

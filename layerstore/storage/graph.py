@@ -1,7 +1,8 @@
 """What keeps what: blobs by digest, the edges of manifests, referrers, and closures of them.
 
-Downward from a manifest to what it names, and backward from each subject to its referrers, since a
-signature lives as long as its image. Edge kinds: see `values.Edge`.
+Downward from a manifest to what it names and from a blob to the one that it is made from, backward
+from each subject to its referrers, since a signature lives as long as its image. Edge kinds: see
+`values.Edge`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def referrers_of(snapshot: Snapshot, digest: str) -> list[int]:
 
 
 def neighbours(snapshot: Snapshot, serial: int, *, strict: bool) -> Iterator[int]:
-    """What lives as long as `serial`: its children that are here, and its referrers.
+    """What lives as long as `serial`: its children that are here, what it is made from, and its
+    referrers.
 
     strict: a blob row, or a needed child, that is missing raises CorruptError."""
     row = blob_row(snapshot, serial)
@@ -61,6 +63,16 @@ def neighbours(snapshot: Snapshot, serial: int, *, strict: bool) -> Iterator[int
         if strict:
             raise CorruptError(f"blob {serial} has no row in the index", where=f"blob {serial}")
         return
+    if row.gzip is not None:
+        inner = serial_of(snapshot, row.gzip.inner)
+        if inner is not None:
+            yield inner
+        elif strict:
+            raise CorruptError(
+                f"blob {row.digest} is made from {row.gzip.inner}, which is not in the index",
+                digest=row.gzip.inner,
+                where=row.digest,
+            )
     for edge in edges_of(snapshot, serial):
         if edge.kind == "subject":
             continue

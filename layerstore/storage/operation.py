@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from ..digest import to_key
@@ -23,7 +23,7 @@ from .condemned import is_hidden
 from .index import MAX_KEYS, Snapshot, Table, Write
 from .leases import hold_key
 from .raws import RawWriter
-from .rows import BlobRow, RawRow, Runs, dump, serial_key
+from .rows import BlobRow, GzipForm, RawRow, Runs, dump, serial_key
 from .sink import Batch, Sink, chunk_rows
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class Operation:
         def work(tx: Write) -> tuple[int, BlobRow] | None:
             serial = graph.serial_of(tx, digest)
             row = None if serial is None else graph.blob_row(tx, serial)
-            if serial is None or row is None or is_damaged(tx, serial):
+            if serial is None or row is None or not is_whole(tx, serial, row):
                 return None
             self._revive(tx, (serial,))
             self._hold(tx, serial)
@@ -315,7 +315,9 @@ class Operation:
         # By any of its digests: one content is kept once, whatever it is called.
         known = next((s for d in row.digests if (s := graph.serial_of(tx, d)) is not None), None)
         old = None if known is None else graph.blob_row(tx, known)
-        if known is not None and old is not None and not is_damaged(tx, known):
+        if row.gzip is not None and graph.serial_of(tx, row.gzip.inner) is None:
+            raise Fenced(row.digest)
+        if known is not None and old is not None and is_whole(tx, known, old):
             blob.serial, blob.fresh = known, False
             self._learn(tx, known, old, row)
             self._put_edges(tx, blob, careful)
@@ -385,6 +387,9 @@ class Operation:
             old.diff_id = new.diff_id
             tx.put(Table.LAYERS, to_key(new.diff_id) + key, b"")
             changed = True
+        if new.made is not None and old.made is None:
+            old.made = new.made
+            changed = True
         if new.inspected and not old.inspected:
             old.inspected, old.problem, old.inner_size = True, new.problem, new.inner_size
             changed = True
@@ -407,19 +412,46 @@ def is_damaged(snapshot: Snapshot, serial: int) -> bool:
     return snapshot.get(Table.DAMAGE, b"b" + serial_key(serial)) is not None
 
 
+def is_whole(snapshot: Snapshot, serial: int, row: BlobRow) -> bool:
+    """Whether a blob can be made: no damage on record, of what it is made from neither, and a form that
+    counts."""
+    if is_damaged(snapshot, serial):
+        return False
+    forms = row.forms
+    if row.gzip is None or forms != ("gzip",):
+        return bool(forms)
+    inner = graph.serial_of(snapshot, row.gzip.inner)
+    return inner is not None and not is_damaged(snapshot, inner)
+
+
+def prove(storage: Storage, serial: int, form: GzipForm) -> None:
+    """Lets a gzip form count. It was rebuilt from committed rows, through the ordinary reader, and its
+    digest was right (rule 20); this looks again whether the blob still has it, undamaged."""
+
+    def work(tx: Write) -> None:
+        row = graph.blob_row(tx, serial)
+        inner = graph.serial_of(tx, form.inner)
+        if row is None or row.gzip != form or inner is None:
+            return
+        if not is_damaged(tx, serial) and not is_damaged(tx, inner):
+            row.gzip = replace(form, proven=True)
+            tx.put(Table.BLOBS, serial_key(serial), row.to_bytes())
+
+    storage.index.update(work)
+
+
 def visible(
     storage: Storage, snapshot: Snapshot, digest: str, *, damaged: bool = False
 ) -> tuple[int, BlobRow] | None:
-    """A blob by digest, unless it is condemned or (without `damaged`) known to be damaged."""
+    """A blob by digest, unless it is condemned or (without `damaged`) known to be damaged, or has no
+    form that is proven."""
     serial = graph.serial_of(snapshot, digest)
     if serial is None or is_hidden(snapshot, storage.condemned(snapshot), serial):
-        return None
-    if not damaged and is_damaged(snapshot, serial):
         return None
     row = graph.blob_row(snapshot, serial)
     if row is None:
         raise CorruptError(f"digest {digest} names blob {serial}, which has no row", digest=digest)
-    return serial, row
+    return (serial, row) if damaged or is_whole(snapshot, serial, row) else None
 
 
 def present(op: Operation, snapshot: Snapshot, digest: str) -> tuple[int, BlobRow] | None:

@@ -25,7 +25,7 @@ from .locks import FileLock, Gate
 from .mark import blob_runs, live_leases
 from .packs import HEADER_SIZE as PACK_HEADER
 from .packs import Packs, next_block
-from .rows import ID_KEY, PackRow, Place, number_key, pack_key, serial_key, to_number
+from .rows import ID_KEY, BlobRow, PackRow, Place, number_key, pack_key, serial_key, to_number
 from .storage import Format, Storage, exists
 
 
@@ -276,8 +276,14 @@ def _settle(path: str, started: float, checked: int, timeout: float | None) -> C
                         pass
                     if row.raw is not None and not os.path.exists(storage.raws.path(row.raw)):
                         raise CorruptError(f"raw file {storage.raws.path(row.raw)} is missing")
+                    if row.gzip is not None and graph.serial_of(snapshot, row.gzip.inner) is None:
+                        raise CorruptError(f"it is made from {row.gzip.inner}, which is missing")
                 except CorruptError as e:
                     found.blobs[serial] = e.message
+            for key, value in snapshot.items(Table.BLOBS):
+                gzip = BlobRow.parse(value).gzip
+                if gzip is not None and (graph.serial_of(snapshot, gzip.inner) in found.blobs):
+                    found.blobs.setdefault(to_number(key), f"its tar {gzip.inner} is damaged")
         refs = refs_to(storage, set(found.blobs))
         with storage.index.read() as snapshot:
             needed: set[int] = set()

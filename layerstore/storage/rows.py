@@ -229,6 +229,48 @@ class TarForm:
     entries: int
 
 
+@dataclass(frozen=True, slots=True)
+class GzipForm:
+    """A gzip blob that is made again: which blob its content is, and the recipe: which encoder, at
+    which level, in pieces of how many bytes of content. `points`: the compressed length of each piece,
+    u32 little endian, to begin in the middle; `crc`: the content's CRC-32.
+
+    The form counts once it is `proven`: rebuilt from stored bytes, its digest compared (rule 20)."""
+
+    inner: str
+    encoder: str
+    level: int
+    piece: int
+    crc: int
+    points: Stream
+    proven: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        out: dict[str, Any] = {
+            "inner": self.inner,
+            "encoder": self.encoder,
+            "level": self.level,
+            "piece": self.piece,
+            "crc": self.crc,
+            "points": self.points.to_json(),
+        }
+        if self.proven:
+            out["proven"] = True
+        return out
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> GzipForm:
+        return GzipForm(
+            value["inner"],
+            value["encoder"],
+            value["level"],
+            value["piece"],
+            value["crc"],
+            Stream.from_json(value["points"]),
+            bool(value.get("proven", False)),
+        )
+
+
 @dataclass(slots=True)
 class BlobRow:
     """How to make a blob, in every form that it has."""
@@ -240,21 +282,27 @@ class BlobRow:
     inline: bytes | None = None
     plain: Stream | None = None
     tar: TarForm | None = None
+    gzip: GzipForm | None = None
     raw: int | None = None
     diff_id: str | None = None
     problem: str | None = None
     inspected: bool = False
     inner_size: int = -1
     """Bytes of the tar within a compressed layer that was decoded."""
+    made: str | None = None
+    """How a compressed layer was made here, when its form does not say it."""
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def forms(self) -> tuple[str, ...]:
+        """The forms that count."""
         out = []
         if self.inline is not None or self.plain is not None:
             out.append("plain")
         if self.tar is not None:
             out.append("tar")
+        if self.gzip is not None and self.gzip.proven:
+            out.append("gzip")
         if self.raw is not None:
             out.append("raw")
         return tuple(out)
@@ -270,6 +318,8 @@ class BlobRow:
             out.append(self.plain)
         if self.tar is not None:
             out += [self.tar.head, self.tar.marks, self.tar.content]
+        if self.gzip is not None:
+            out.append(self.gzip.points)
         return out
 
     def to_bytes(self) -> bytes:
@@ -287,6 +337,8 @@ class BlobRow:
                 "content": self.tar.content.to_json(),
                 "entries": self.tar.entries,
             }
+        if self.gzip is not None:
+            out["gzip"] = self.gzip.to_json()
         if self.raw is not None:
             out["raw"] = self.raw
         if self.diff_id is not None:
@@ -297,6 +349,8 @@ class BlobRow:
             out["inspected"] = True
         if self.inner_size >= 0:
             out["inner_size"] = self.inner_size
+        if self.made is not None:
+            out["made"] = self.made
         return dump(out)
 
     @staticmethod
@@ -319,11 +373,13 @@ class BlobRow:
                 Stream.from_json(tar["content"]),
                 tar["entries"],
             ),
+            gzip=GzipForm.from_json(v["gzip"]) if "gzip" in v else None,
             raw=v.get("raw"),
             diff_id=v.get("diff_id"),
             problem=v.get("problem"),
             inspected=bool(v.get("inspected", False)),
             inner_size=v.get("inner_size", -1),
+            made=v.get("made"),
         )
 
 

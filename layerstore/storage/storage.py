@@ -177,7 +177,7 @@ class Storage:
         undo.callback(self.packs.close)
         self.raws = RawFiles(join(self.path, "raw"), self.disk)
         self.condemned_files = CondemnedFiles(join(self.path, "gc"), self.secret, self.disk)
-        workers = max(2, os.cpu_count() or 2)
+        workers = self.workers = max(2, os.cpu_count() or 2)
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="layerstore")
         undo.callback(self.pool.shutdown, wait=True, cancel_futures=True)
         self.chunks = Chunks(

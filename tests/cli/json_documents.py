@@ -80,7 +80,11 @@ DOCUMENTS: dict[str, list[Key]] = {
     "export": [
         Key("images", "list", "the images that were written"),
         _NAME,
-        _IMAGE_DIGEST,
+        Key(
+            "images[].digest",
+            "string",
+            "digest of its manifest or index, as written: with `--compression` not the store's",
+        ),
         Key("images[].bytes", "integer", "size of all its blobs, each counted once"),
     ],
     "checkout": [

@@ -76,6 +76,8 @@ def bash(tmp_path: Path):
         ("layerstore import oci:l", ["layout"]),
         ("layerstore check --repair-from oci-archive:a", ["app.tar"]),
         ("layerstore export ba", ["base:1"]),
+        ("layerstore export --compression n", ["none"]),
+        ("layerstore export --compression gzip:9 ba", ["base:1"]),
         ("layerstore export app:1 app:2 oci:l", ["layout"]),
         ("layerstore images ", []),
     ],

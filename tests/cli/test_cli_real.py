@@ -156,6 +156,27 @@ def test_export_gives_the_same_bytes(filled, layout, tmp_path):
     assert blobs(out) == blobs(layout)
 
 
+def test_export_with_compression_says_the_new_digest(filled, layout, tmp_path):
+    out = tmp_path / "out"
+    s = ["--store", str(filled)]
+    name = name_of(filled, "base")
+    old = digest_of(layout, "base")
+    document = ask("export", *s, "--compression", "zstd:5", name, f"oci:{out}:new")
+    assert problems(document, DOCUMENTS["export"]) == []
+    (image,) = document["images"]
+    assert image["digest"] == digest_of(out, "new") != old
+    # In the same compression everything stays as it is.
+    store = str(tmp_path / "store")
+    run("--store", store, "import", f"oci:{out}:new", "new:1")
+    assert run("--store", store, "ls", "new:1").stdout == run(*s, "ls", name).stdout
+    again = ask("export", "--store", store, "--compression=zstd", "new:1", f"oci:{out}:again")
+    assert again["images"][0]["digest"] == image["digest"]
+    done = run(*s, "export", "--compression", "lzma", name, f"oci:{out}", code=2)
+    assert b"gzip:9" in done.stderr
+    done = run(*s, "export", "--compression", "gzip", name, f"docker-archive:{tmp_path}/a", code=1)
+    assert b"plain tars" in done.stderr
+
+
 def test_export_to_a_pipe_and_import_from_one(filled, layout, tmp_path):
     for kind in ("oci-archive", "docker-archive"):
         done = run("--store", str(filled), "export", name_of(filled, "zipped"), f"{kind}:-")

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+import deflate
 import lmdb
 import zstandard
 from blake3 import blake3
@@ -484,8 +485,26 @@ class Store:
             tar = blob["tar"]
             head, marks = (b"".join(self.stream(tar[part])) for part in ("head", "marks"))
             yield from Joiner(head, marks, self.stream(tar["content"])).pieces()
+        elif form == "gzip":
+            yield self.gzip(blob["gzip"])
         else:
             yield from self.raw(blob["raw"])
+
+    def gzip(self, form: dict[str, Any]) -> bytes:
+        """Sections 8.1 and 15."""
+        need(form["encoder"] == "ls-deflate 1", f"encoder {form['encoder']} is not known")
+        need(form["piece"] == deflate.PIECE, "pieces of another size")
+        need(form["level"] in deflate.LEVELS, f"no level {form['level']}")
+        inner = self.blob(form["inner"])
+        need(inner is not None, f"{form['inner']} is missing")
+        assert inner is not None
+        own = next(name for name in ("inline", "plain", "tar", "raw") if name in inner)
+        content = self.verified(inner, own)
+        out = deflate.gzip(content, form["level"])
+        need(out[-8:-4] == form["crc"].to_bytes(4, "little"), "the content has another CRC-32")
+        points = b"".join(self.stream(form["points"]))
+        need(18 + sum(struct.unpack(f"<{len(points) // 4}I", points)) == len(out), "wrong points")
+        return out
 
     def verified(self, blob: dict[str, Any], form: str) -> bytes:
         """All bytes of a blob by one of its forms; size and every digest verified."""
@@ -614,7 +633,7 @@ def main(path: str) -> None:
     store.check_sums()
     for digest in store.digests():
         blob = store.blob(digest)
-        for form in ("inline", "plain", "tar", "raw"):
+        for form in ("inline", "plain", "tar", "gzip", "raw"):
             if blob is not None and form in blob:
                 store.verified(blob, form)
                 print(form, blob["size"], digest)

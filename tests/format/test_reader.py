@@ -13,6 +13,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import deflate
 import pytest
 import reader
 import zstandard
@@ -21,6 +22,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from layerstore.core import chunking, runs, split
+from layerstore.core.deflate import Encoder
 from layerstore.layers.content import Content, Operation
 from layerstore.storage import gc
 from layerstore.storage.storage import Storage, create, open_storage
@@ -126,6 +128,16 @@ def _live(storage: Storage, wanted: dict[str, bytes]) -> None:
         )
         for digest in (op.put(alias, aliases=names).digest, *names):
             wanted[digest] = alias
+        # Two pieces, most of it quick for a plain encoder.
+        layer = tar(
+            ("zeros", bytes(1_050_000)), ("text", b"".join(b"%d " % i for i in range(3000)))
+        )
+        for level in (1, 6):
+            made = op.gzip(op.put(layer, media_type=TAR).digest, level, f"{TAR}+gzip").digest
+            with op.open(made) as blob:
+                wanted[made] = b"".join(blob.chunks())
+            assert gzip.decompress(wanted[made]) == layer
+        wanted[op.put(layer, media_type=TAR).digest] = layer
         image = b'{"an": "image"}'
         child = next(iter(wanted))
         done = op.put(image, edges=(Edge(child, "child", 0, "text/plain"),))
@@ -158,7 +170,7 @@ def test_every_blob_by_every_form(stored: tuple[str, dict[str, bytes]]) -> None:
     for digest, data in wanted.items():
         blob = store.blob(digest)
         assert blob is not None
-        forms = [form for form in ("inline", "plain", "tar", "raw") if form in blob]
+        forms = [form for form in ("inline", "plain", "tar", "gzip", "raw") if form in blob]
         assert forms
         for form in forms:
             assert store.verified(blob, form) == data
@@ -167,7 +179,7 @@ def test_every_blob_by_every_form(stored: tuple[str, dict[str, bytes]]) -> None:
             seen.add("outer")
         if "tar" in blob and blob["tar"]["marks"]["size"]:
             seen.add("marks")
-    assert seen == {"inline", "plain", "tar", "raw", "outer", "marks"}
+    assert seen == {"inline", "plain", "tar", "gzip", "raw", "outer", "marks"}
     assert store.refs().keys() == {"kept:1"}
     store.close()
 
@@ -241,7 +253,7 @@ def test_damage_does_not_pass(stored: tuple[str, dict[str, bytes]], tmp_path: Pa
     for digest in store.digests():
         blob = store.blob(digest)
         assert blob is not None
-        for form in ("plain", "tar"):
+        for form in ("plain", "tar", "gzip"):
             if form in blob:
                 with pytest.raises(reader.Wrong):
                     store.verified(blob, form)
@@ -296,11 +308,49 @@ def test_the_chunker(size: int) -> None:
 
 
 def test_the_reader_imports_nothing_of_layerstore() -> None:
-    tree = ast.parse(Path(reader.__file__).read_text())
     names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names.update(alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            names.add((node.module or "").partition(".")[0])
-    assert names - set(sys.stdlib_module_names) == {"lmdb", "zstandard", "blake3"}
+    for module in (reader, deflate):
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
+            if isinstance(node, ast.Import):
+                names.update(alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                names.add((node.module or "").partition(".")[0])
+    assert names - set(sys.stdlib_module_names) == {"lmdb", "zstandard", "blake3", "deflate"}
+
+
+# ---- the deflate encoder -----------------------------------------------------------------------
+
+piece = st.one_of(
+    st.binary(max_size=200),
+    st.builds(lambda b, n: b * n, st.binary(min_size=1, max_size=20), st.integers(1, 400)),
+    st.builds(noise, st.integers(0, 3000), st.integers(0, 9)),
+    st.builds(
+        lambda n, s: (b"%d\n" % s).join([b"line of text"] * n),
+        st.integers(1, 50),
+        st.integers(0, 99),
+    ),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(piece, max_size=6), st.lists(st.integers(0, 5), max_size=4), st.integers(1, 9))
+def test_two_writings_of_the_encoder_agree(
+    parts: list[bytes], again: list[int], level: int
+) -> None:
+    """Section 15 and csrc/deflate: on every bit."""
+    content = b"".join(parts + [parts[i] for i in again if i < len(parts)])
+    got = Encoder(level).piece(content, 0, True)
+    assert deflate.gzip(content, level)[10:-8] == got
+
+
+@pytest.mark.parametrize("level", range(1, 10))
+def test_two_writings_of_the_encoder_agree_on_long_contents(level: int) -> None:
+    """Several blocks, of unlike kinds; a window before them."""
+    source = random.Random(level)
+    words = [source.randbytes(source.randrange(1, 9)).hex().encode() for _ in range(300)]
+    text = b" ".join(source.choice(words[: source.randrange(1, 300)]) for _ in range(9000))
+    content = text + noise(9000, level) + bytes(40_000) + text[5000:9000] + noise(300, 1) * 9
+    before = 20_000
+    for start, final in ((0, True), (before, False)):
+        got = Encoder(level).piece(content, start, final)
+        assert deflate.Piece(content, start, level, final).encode() == got
