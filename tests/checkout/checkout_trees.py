@@ -15,10 +15,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stores import TAR, put
+
 from layerstore.layers import checkout as rooms
 from layerstore.layers.content import Content
 from layerstore.values import CheckoutReport
-from stores import TAR, put
 
 FILE, LINK, SYMLINK, CHAR, BLOCK, DIR, FIFO = (bytes([c]) for c in b"0123456")
 

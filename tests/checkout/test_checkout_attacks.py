@@ -176,7 +176,9 @@ def test_a_directory_that_is_first_a_symlink_is_not_followed_by_its_attributes(c
 
 
 def test_whiteouts_behind_a_symlink_take_nothing_outside_away(content, world):
-    attack(content, world, [Item("d", SYMLINK, link=UP)], [Item("d/.wh.su"), Item("d/.wh..wh..opq")])
+    attack(
+        content, world, [Item("d", SYMLINK, link=UP)], [Item("d/.wh.su"), Item("d/.wh..wh..opq")]
+    )
     assert (world / "outside/su").exists()
 
 

@@ -1,4 +1,4 @@
-"""The target: what may lie there, what it can hold, who may write it, and what is left when it ends early."""
+"""The target: what may lie there, what it can hold, who may write it, what is left when it ends early."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from checkout_trees import (
     put_layers,
     snapshot,
     tar,
-    unpack_all,
 )
 
 from layerstore.errors import BusyError, InvalidInputError, LayerstoreError, StoreFullError
@@ -92,7 +91,7 @@ def test_a_full_target_is_an_error_that_names_the_entry_and_leaves_nothing(conte
     items = [Item(f"f{n}", data=os.urandom(100_000)) for n in range(30)]
     digests = put_layers(content, [tar(items)])
     with tmpfs(tmp_path / "small", "size=1m") as small:
-        with pytest.raises(StoreFullError, match="no space left for .*/f[0-9]+"):
+        with pytest.raises(StoreFullError, match=r"no space left for .*/f[0-9]+"):
             checkout(content, digests, small / "out")
         assert os.listdir(small) == []
         with pytest.raises(StoreFullError):
@@ -370,9 +369,7 @@ def test_maps_give_ids_of_layers_ids_of_the_system(content, layers, tmp_path):
     assert found[""].uid == 100_003
     with pytest.raises(OSError, match="Invalid argument"):
         checkout(content, layers, tmp_path / "none", uid_map=((0, 1, 10),))
-    report = checkout(
-        content, layers, tmp_path / "try", uid_map=((0, 1, 10),), ownership="try"
-    )
+    report = checkout(content, layers, tmp_path / "try", uid_map=((0, 1, 10),), ownership="try")
     assert [n for n in report.notes if "outside of the map" in n]
 
 
