@@ -60,7 +60,8 @@ sanitize: build ## The C machines under AddressSanitizer and UBSan, with their t
 	cd build/sanitize && LAYERSTORE_SANITIZE=1 ../../$(BIN)/python setup.py -q build_ext --inplace
 	cd build/sanitize && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
-	  ../../$(BIN)/python -m pytest -p no:cacheprovider -n $(JOBS) tests/core
+	  ../../$(BIN)/python -m pytest -p no:cacheprovider -n $(JOBS) tests/core \
+	  tests/checkout/test_checkout_stacks.py tests/checkout/test_checkout_attacks.py
 
 fuzz: build ## New seeds for the property tests, libFuzzer for the C machines where clang is: TIME=60
 	@if cc=$$(command -v clang || command -v clang-14); then set -e; \

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import layerstore
-from benchmarks import deflate, exact, memory, micro, report, space, speed
+from benchmarks import checkout, deflate, exact, memory, micro, report, space, speed
 from benchmarks.corpus import Layout, convert
 from benchmarks.setting import Setting
 
@@ -35,8 +35,22 @@ SECTIONS: dict[str, Callable[[Setting], list[report.Figure]]] = {
     "export": speed.export,
     "known": speed.known,
     "gzip": speed.gzip,
+    "checkout": checkout.checkout,
+    "checkout-memory": checkout.checkout_memory,
 }
-QUICK = ["space", "rebuild", "gc", "start", "micro", "deflate", "ingest", "export", "known", "gzip"]
+QUICK = [
+    "space",
+    "rebuild",
+    "gc",
+    "start",
+    "micro",
+    "deflate",
+    "ingest",
+    "export",
+    "known",
+    "gzip",
+    "checkout",
+]
 
 # The images of benchmarks/make_corpus.sh that the gc section removes: 9 of 18.
 DROP = "base-1,py-1,sci-1,sci-2,gcc-1,jre-1,node-1,nodeapp-1,data-1"

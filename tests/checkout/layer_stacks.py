@@ -2,7 +2,8 @@
 
 The generator knows what is there, so that its hard links have targets and its names meet often. The
 model keeps a tree of dictionaries and applies a layer as image-spec layer.md says: whiteouts hide what
-the layers below have, whatever their place in the layer; then entries in order, the last of a name wins.
+the layers below have, whatever their place in the layer; then entries in order, and the last of a
+name wins.
 """
 
 from __future__ import annotations
@@ -190,17 +191,18 @@ def expand(item: Item) -> bytes:
 class Maker:
     """Layers, one after the other, each fit for what is there."""
 
-    def __init__(self, seed: int, *, plain: bool = False) -> None:
+    def __init__(self, seed: int, *, plain: bool = False, names: list[str] = NAMES) -> None:
         self._random = random.Random(seed)
         self.model = Model()
         self.layers: list[list[Item]] = []
         self._now = self.model
+        self._names = names
         self._plain = plain
         """Parents always there, nothing through links: what every tool understands alike."""
 
     def _path(self) -> str:
         r = self._random
-        return "/".join(r.choice(NAMES) for _ in range(r.choice((1, 1, 2, 2, 3))))
+        return "/".join(r.choice(self._names) for _ in range(r.choice((1, 1, 2, 2, 3))))
 
     def _attributes(self, kind: bytes) -> dict[str, object]:
         r = self._random
@@ -215,7 +217,8 @@ class Maker:
         count["set-id"] += bool(int(str(out["mode"])) & 0o6000) and kind == FILE
         count["fraction of a second"] += float(str(out["mtime"])) % 1 != 0
         if kind in (FILE, DIR) and r.random() < 0.3:
-            pax["SCHILY.xattr.user.a"] = r.choice(("", "value", "ü" * 40))
+            # An empty value takes the attribute away for Go's reader, and is one for GNU tar.
+            pax["SCHILY.xattr.user.a"] = r.choice(("v" if self._plain else "", "value", "ü" * 40))
             count["xattr"] += 1
             if r.random() < 0.3:
                 pax["SCHILY.xattr.trusted.t"] = "t"

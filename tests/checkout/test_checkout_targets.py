@@ -1,4 +1,4 @@
-"""The target: what may lie there, what it can hold, who may write it, and what is left when it ends early."""
+"""The target: what may lie there, what it can hold, who may write it, what is left when it ends early."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_full_target_is_an_error_that_names_the_entry_and_leaves_nothing(conte
     items = [Item(f"f{n}", data=os.urandom(100_000)) for n in range(30)]
     digests = put_layers(content, [tar(items)])
     with tmpfs(tmp_path / "small", "size=1m") as small:
-        with pytest.raises(StoreFullError, match="no space left for .*/f[0-9]+"):
+        with pytest.raises(StoreFullError, match=r"no space left for .*/f[0-9]+"):
             checkout(content, digests, small / "out")
         assert os.listdir(small) == []
         with pytest.raises(StoreFullError):
