@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import exact, memory, micro, report, space, speed
+from benchmarks import diff, exact, memory, micro, report, space, speed
 from benchmarks.corpus import Layout, convert
 from benchmarks.setting import Setting
 
@@ -31,6 +31,8 @@ SECTIONS: dict[str, Callable[[Setting], list[report.Figure]]] = {
     "export": speed.export,
     "known": speed.known,
     "gzip": speed.gzip,
+    "diff": diff.diff,
+    "diff-memory": diff.diff_memory,
 }
 QUICK = ["space", "rebuild", "gc", "start", "micro", "ingest", "export", "known", "gzip"]
 
