@@ -16,7 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import layerstore
-from benchmarks import checkout, deflate, exact, memory, micro, report, space, speed
+from benchmarks import (
+    checkout,
+    deflate,
+    diff,
+    exact,
+    memory,
+    micro,
+    report,
+    space,
+    speed,
+)
 from benchmarks.corpus import Layout, convert
 from benchmarks.setting import Setting
 
@@ -37,6 +47,8 @@ SECTIONS: dict[str, Callable[[Setting], list[report.Figure]]] = {
     "gzip": speed.gzip,
     "checkout": checkout.checkout,
     "checkout-memory": checkout.checkout_memory,
+    "diff": diff.diff,
+    "diff-memory": diff.diff_memory,
 }
 QUICK = [
     "space",

@@ -380,10 +380,13 @@ void ls_seen_sort(ls_seen *seen, size_t n);
 /* Marks the nodes that are in `seen` unchanged LS_NODE_GIVEN, with their given_offset; returns how
  * many. */
 size_t ls_seen_mark(ls_node *nodes, size_t n, const ls_seen *seen, size_t n_seen);
-/* Adds what tells whether a tree has changed to a hash, whatever the batches the nodes come in: names,
- * inodes and all that stat says. Targets and xattrs need not be looked at: a change of them is a change
- * of the inode, or of its ctime. */
-void ls_nodes_hash(const ls_node *nodes, size_t n, const uint8_t *arena, ls_blake3 *h);
+/* Adds what tells whether a tree has changed to a sum of hashes (four numbers, modulo 2^64 each),
+ * whatever the order and the batches the nodes come in: the last part of each name, inodes and all that
+ * stat says. Paths, targets and xattrs need not be looked at: a change of them is a change of an inode,
+ * or of the ctime of one. The root of a walk, which has no path, is passed over unless `with_root`.
+ * `key`: 32 bytes that others do not know. */
+void ls_nodes_sum(const ls_node *nodes, size_t n, const uint8_t *arena, int with_root,
+                  const uint8_t *key, uint64_t *sum);
 
 /* ---- two trees: what the new one has and the old one has not --------------------------------- */
 /* Takes the nodes of two walks and gives those of a layer: new and changed files, and whiteouts for

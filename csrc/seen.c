@@ -109,13 +109,43 @@ size_t ls_seen_mark(ls_node *nodes, size_t n, const ls_seen *seen, size_t n_seen
     return marked;
 }
 
-void ls_nodes_hash(const ls_node *nodes, size_t n, const uint8_t *arena, ls_blake3 *h) {
+void ls_nodes_sum(const ls_node *nodes, size_t n, const uint8_t *arena, int with_root,
+                  const uint8_t *key, uint64_t *sum) {
     for (size_t i = 0; i < n; i++) {
-        ls_node node = nodes[i];
-        node.flags = node.root = node.path_off = node.name_off = 0;
-        node.link_off = node.link_len = node.xattr_off = node.xattr_len = 0;
-        node.data_offset = node.given_offset = 0;
-        ls_blake3_update(h, (const uint8_t *)&node, sizeof node);
-        ls_blake3_update(h, arena + nodes[i].path_off, node.path_len);
+        const ls_node *node = &nodes[i];
+        struct {
+            uint64_t ino, size, mtime_sec, ctime_sec;
+            uint32_t mtime_nsec, ctime_nsec, mode, uid, gid, nlink;
+            uint32_t dev_major, dev_minor, rdev_major, rdev_minor;
+            uint8_t name[256];
+        } said;
+        uint8_t hash[32];
+        uint64_t parts[4];
+        size_t len = node->path_len, cut = len;
+        if (len == 0 && !with_root)
+            continue;
+        const uint8_t *path = arena + node->path_off;
+        while (cut > 0 && path[cut - 1] != '/')
+            cut--;
+        size_t name = len - cut < sizeof said.name ? len - cut : sizeof said.name;
+        said.ino = node->ino;
+        said.size = node->size;
+        said.mtime_sec = (uint64_t)node->mtime_sec;
+        said.ctime_sec = (uint64_t)node->ctime_sec;
+        said.mtime_nsec = node->mtime_nsec;
+        said.ctime_nsec = node->ctime_nsec;
+        said.mode = node->mode;
+        said.uid = node->uid;
+        said.gid = node->gid;
+        said.nlink = node->nlink;
+        said.dev_major = node->dev_major;
+        said.dev_minor = node->dev_minor;
+        said.rdev_major = node->rdev_major;
+        said.rdev_minor = node->rdev_minor;
+        memcpy(said.name, path + cut, name);
+        ls_blake3_hash(LS_SIMD_AUTO, key, (const uint8_t *)&said, sizeof said - sizeof said.name + name, hash);
+        memcpy(parts, hash, sizeof parts);
+        for (size_t k = 0; k < 4; k++)
+            sum[k] += parts[k];
     }
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -126,6 +127,14 @@ class Batch:
     def path(self, i: int) -> bytes:
         node = self.nodes[i]
         return self.text(node.path_off, node.path_len)
+
+    def directories(self) -> list[bytes]:
+        """Paths of the directories, but the root of the walk."""
+        return [
+            self.text(node.path_off, node.path_len)
+            for node in self.rows()
+            if stat.S_ISDIR(node.mode) and node.path_len
+        ]
 
     def xattrs(self, i: int) -> dict[bytes, bytes]:
         node = self.nodes[i]

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..core.hashing import blake3
 from ..core.seen import Collector, Fingerprint, mark
-from ..core.walk import INDEXED, METACOPY, REDIRECT, Batch, Walk
+from ..core.walk import INDEXED, METACOPY, REDIRECT, Batch, Looker, Walk
 from ..errors import CorruptError, LayerstoreError
 from ..storage.index import Table, Write
 from ..values import LayerInfo
@@ -34,6 +34,8 @@ ROWS = 128
 """Rows before the others are dropped: 64 directories."""
 TABLE_MAX = 256 << 20
 """Bytes of one table, 56 a file: above, nothing is remembered."""
+PARTS, DEPTH = 16, 4
+"""A tree is looked at in at least so many parts, found at most so deep."""
 SKIP = 16 << 20
 """Bytes that are read over rather than sought past: a seek decodes headers from the start."""
 _FORMAT = 1
@@ -50,7 +52,9 @@ class FileCache:
         self._key = struct.pack("<QQ", found.st_dev, found.st_ino)
         self._root, self._where = root, where
         self._options = blake3(json.dumps([_FORMAT, options]).encode()).hex()
-        self._fingerprint = Fingerprint()
+        self._secret = op.op.storage.secret
+        self._pool = op.op.storage.pool
+        self._fingerprint = Fingerprint(self._secret)
         self._collector = Collector(time.time_ns() - TICK)
         self._alone = True
         self._file: BlobFile | None = None
@@ -77,10 +81,8 @@ class FileCache:
         row = self._row
         if row is None or row["options"] != self._options or not row["fingerprint"]:
             return None
-        seen = Fingerprint()
-        with Walk(self._root, self._where, bare=True) as walk:
-            while (batch := walk.next()) is not None:
-                seen.add(batch)
+        seen = Fingerprint(self._secret)
+        self._stat_all(seen)
         if seen.digest().hex() != row["fingerprint"]:
             return None
         info = self._op.have(row["digest"])
@@ -95,6 +97,38 @@ class FileCache:
             0,
             tuple(row["notes"]),
         )
+
+    def _stat_all(self, seen: Fingerprint) -> None:
+        """Adds the whole tree: its upper directories here, what lies below them in the store's threads.
+        What the kernel does for a million files is most of the work, and cores share it."""
+        wide: list[bytes] = [b""]
+        looker = Looker(self._root, self._where)
+        for depth in range(DEPTH):
+            if len(wide) >= PARTS:
+                break
+            below: list[bytes] = []
+            for path in wide:
+                below += self._stat(seen, looker, path, depth == 0, flat=True)
+            wide = below
+        parts = [self._pool.submit(self._stat, seen, looker, p, False, flat=False) for p in wide]
+        for part in parts:
+            part.result()
+
+    def _stat(
+        self, seen: Fingerprint, looker: Looker, path: bytes, root: bool, *, flat: bool
+    ) -> list[bytes]:
+        """Adds one directory; with `flat` gives those in it instead of going down."""
+        below: list[bytes] = []
+        fd = looker.open(path)
+        try:
+            with Walk(fd, self._where, bare=True, flat=flat) as walk:
+                while (batch := walk.next()) is not None:
+                    seen.add(batch, root=root)
+                    if flat:
+                        below += batch.directories()
+        finally:
+            os.close(fd)
+        return [path + b"/" + name if path else name for name in below]
 
     def walked(self, batch: Batch) -> None:
         """A batch as the walk of the directory gave it."""
