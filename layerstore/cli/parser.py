@@ -29,8 +29,8 @@ class UsageError(Exception):
 
 class Argument(NamedTuple):
     """One option or positional of a verb. `takes` tells completion what may stand there: image,
-    transport, file, directory, digest, lease, snapshot or nothing of these. `flag` options take no value,
-    `repeat` options may be given several times."""
+    transport, file, directory, digest, lease, snapshot or nothing of these. `flag` options take no
+    value, `repeat` options may be given several times."""
 
     names: tuple[str, ...]
     help: str

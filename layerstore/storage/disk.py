@@ -279,6 +279,8 @@ class Disk:
         self.check()
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            import ctypes
+
             libc = ctypes.CDLL(None, use_errno=True)
             if libc.syncfs(ctypes.c_int(fd)) != 0:
                 code = ctypes.get_errno()

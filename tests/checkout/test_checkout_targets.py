@@ -1,4 +1,4 @@
-"""The target: what may lie there, what it can hold, who may write it, what is left when it ends early."""
+"""The target: what may lie there, what it can hold, who may write it, what an early end leaves."""
 
 from __future__ import annotations
 
