@@ -158,6 +158,7 @@ DOCUMENTS: dict[str, list[Key]] = {
         Key("lease", "string|null", "the lease that holds it; null with `--tar`"),
         Key("notes", "list", "what was left out (sockets), or absent"),
         Key("notes[]", "string", "one file"),
+    ],
     "commit": [
         Key("name", "string", "the new image's name, in full"),
         Key("digest", "string", "digest of its manifest"),
