@@ -152,7 +152,7 @@ def test_the_contents_of_the_vectors_are_the_same_everywhere() -> None:
     assert {n: hashlib.sha256(make()).hexdigest() for n, make in CONTENTS.items()} == want
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [1, 6, 8])
 def test_threads_change_nothing(level: int) -> None:
     content = mixed(3 * PIECE + 12_345, 20)
     assert encode(content, level, threads=4) == encode(content, level)
@@ -166,14 +166,14 @@ def test_an_encoder_used_before_encodes_as_a_new_one(level: int) -> None:
     assert used.piece(content, 0, True) == Encoder(level).piece(content, 0, True)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [1, 6, 8])
 @pytest.mark.parametrize("extra", [-1, 0, 1])
 def test_sizes_around_a_piece(level: int, extra: int) -> None:
     for content in (bytes(PIECE + extra), text(PIECE + extra, 23)):
         assert decoded(encode(content, level)) == content
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [1, 6, 8])
 def test_content_that_does_not_compress_grows_little(level: int) -> None:
     content = noise(3 * PIECE // 2, 24)
     data = encode(content, level)
@@ -197,7 +197,7 @@ def test_counts_that_need_more_than_15_bits_are_limited() -> None:
     symbols = [i for i, n in enumerate(counts) for _ in range(n)]
     random.Random(27).shuffle(symbols)
     content = bytes(symbols)
-    for level in LEVELS:
+    for level in (1, 6, 8):
         assert decoded(encode(content, level)) == content
 
 
