@@ -44,12 +44,12 @@ lint: build ## ruff, mypy --strict, clang-format: nothing is changed
 	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy $(TYPED)
 	$(BIN)/mypy --strict examples/*.py
-	$(BIN)/clang-format --dry-run -Werror $(CSRC) tests/fuzz/*.c
+	$(BIN)/clang-format --dry-run -Werror $(CSRC) tests/fuzz/*.c tests/core/*.c
 
 format: build ## Puts Python and C into shape
 	$(BIN)/ruff check -q --fix .
 	$(BIN)/ruff format -q .
-	$(BIN)/clang-format -i $(CSRC) tests/fuzz/*.c
+	$(BIN)/clang-format -i $(CSRC) tests/fuzz/*.c tests/core/*.c
 
 # A copy, so that the build in place stays as it is. CPython leaks by design at exit: leaks are not
 # looked for; everything else that the sanitizers know ends the run.

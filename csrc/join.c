@@ -47,8 +47,7 @@ static size_t smallest(uint64_t a, size_t b, size_t c) {
     return a < m ? (size_t)a : m;
 }
 
-/* One varint at p[*at]: 1 and *at behind it; 0: it goes on behind the end; -1: above 64 bits. */
-static int get_varint(const uint8_t *p, size_t n, size_t *at, uint64_t *value) {
+int ls_tar_varint(const uint8_t *p, size_t n, size_t *at, uint64_t *value) {
     uint64_t v = 0;
     size_t i = *at;
     for (unsigned shift = 0; i < n; i++, shift += 7) {
@@ -68,9 +67,9 @@ static int get_varint(const uint8_t *p, size_t n, size_t *at, uint64_t *value) {
 static int ask_marks(ls_join *j, call *c, ls_error *err) {
     if (!j->have_mark && !(c->res->marks_used == c->marks_size && c->marks_final)) {
         size_t at = c->res->marks_used;
-        int got = get_varint(c->marks, c->marks_size, &at, &j->mark_gap);
+        int got = ls_tar_varint(c->marks, c->marks_size, &at, &j->mark_gap);
         if (got > 0)
-            got = get_varint(c->marks, c->marks_size, &at, &j->mark_bytes);
+            got = ls_tar_varint(c->marks, c->marks_size, &at, &j->mark_bytes);
         if (got == 0 && !c->marks_final)
             return STOP;
         if (got <= 0 || j->mark_bytes == 0) {

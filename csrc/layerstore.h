@@ -195,6 +195,16 @@ int ls_split_lost(const ls_split *s, ls_error *err);
 /* As ls_tar_complete. */
 int ls_split_complete(const ls_split *s);
 
+typedef struct ls_prove ls_prove;
+
+size_t ls_prove_sizeof(void);
+void ls_prove_init(ls_prove *p, uint8_t *scratch, size_t scratch_size);
+/* Whether what a call of ls_split_feed gave joins to the `size` bytes that it took: LS_OK, or
+ * LS_EINVALID with where and why not. To be asked about every call, in order. */
+int ls_prove_feed(ls_prove *p, const uint8_t *data, size_t size, const uint8_t *head,
+                  size_t head_size, const uint8_t *marks, size_t marks_size, const ls_piece *pieces,
+                  size_t n_pieces, ls_error *err);
+
 typedef struct ls_slice {
     const uint8_t *data;
     size_t size;

@@ -160,6 +160,9 @@ size_t ls_tar_map_take(ls_tar *t, const uint8_t *p, size_t n, int *done);
 /* 1 if the map is in order, inside `size`, and covers `stored` bytes. */
 int ls_tar_map_ok(const ls_tar *t, uint64_t size, uint64_t stored);
 
+/* join.c: one varint at p[*at]: 1 and *at behind it; 0: it goes on behind the end; -1: above 64 bits. */
+int ls_tar_varint(const uint8_t *p, size_t n, size_t *at, uint64_t *value);
+
 /* Results and errors. */
 int ls_tar_fail(ls_error *err, int code, uint64_t offset, const char *reason);
 

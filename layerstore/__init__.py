@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         write_upper,
     )
     from .values import (
+        FORMAT_VERSION,
         BlobInfo,
         CheckReport,
         Damage,
@@ -90,6 +91,7 @@ _HOMES = {
         "write_upper",
     ),
     "values": (
+        "FORMAT_VERSION",
         "BlobInfo",
         "CheckReport",
         "Damage",
@@ -109,6 +111,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "FORMAT_VERSION",
     "BlobInfo",
     "BlobWriter",
     "BusyError",

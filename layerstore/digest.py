@@ -16,8 +16,8 @@ from .errors import InvalidInputError
 ALGORITHMS = {"sha256": 32, "sha512": 64, "blake3": 32}
 _CODES = {"sha256": 1, "sha512": 2, "blake3": 3}
 _NAMES = {code: name for name, code in _CODES.items()}
-_GRAMMAR = re.compile(r"^[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+$")
-_HEX = re.compile(r"^[0-9a-f]+$")
+_GRAMMAR = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+\Z")
+_HEX = re.compile(r"[0-9a-f]+\Z")
 
 
 class Hasher(Protocol):

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from . import values
-from .errors import InvalidInputError, NotFoundError
+from .errors import InvalidInputError, NotFoundError, StoreFullError
 from .layers.assemble import BlobFile
 from .layers.content import Content
 from .layers.content import Operation as ContentOperation
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 ProgressCallback = values.ProgressCallback
 T = TypeVar("T")
+NIBBLES = 16
+"""How often a verb that lets something go may take some of the reserve: one MiB in all."""
 
 
 def default_path() -> str:
@@ -263,10 +265,14 @@ class Image:
         if not 0 <= layer < len(layers):
             raise NotFoundError(f"{self.ref.name} has {len(layers)} layers, no layer {layer}")
         want = clean(path)
+        some = want == ""
         for found in layer_entries(self._store._content, layers[layer].digest, layer):
             at = clean(found.entry.path)
-            if not want or at == want or (at or "").startswith(f"{want}/"):
+            if want is not None and (not want or at == want or (at or "").startswith(f"{want}/")):
+                some = True
                 yield found.entry
+        if not some:
+            raise NotFoundError(f"no such path in layer {layer}: {path}", path=path)
 
     def open(self, path: str, *, layer: int | None = None) -> Iterator[bytes]:
         """The content of a file, in pieces; links are followed inside the image."""
@@ -387,11 +393,14 @@ class Store:
         all: bool = False,
         strict: bool = False,
         defer: bool = False,
+        inflate_limit: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> list[values.ImageInfo]:
         """Takes one image, or with `all` every image of a transport (`oci:`, `oci-archive:`,
         `docker-archive:`). `strict` refuses layers that do not decode or do not match their diff_id;
-        `defer` leaves looking into compressed layers for later."""
+        `defer` leaves looking into compressed layers for later. A layer that inflates to more than
+        `inflate_limit` bytes (None: 1 TiB) is kept and given back exactly, with a warning; whoever
+        wants what is in it gets LimitError or InvalidInputError."""
         from .oci.importing import import_images
         from .oci.transports import parse
 
@@ -402,6 +411,7 @@ class Store:
             all=all,
             strict=strict,
             defer=defer,
+            inflate_limit=inflate_limit,
             progress=progress,
         )
 
@@ -412,10 +422,18 @@ class Store:
         *,
         strict: bool = False,
         defer: bool = False,
+        inflate_limit: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> values.ImageInfo:
         """Takes one image; see `import_images`."""
-        return self.import_images(transport, name, strict=strict, defer=defer, progress=progress)[0]
+        return self.import_images(
+            transport,
+            name,
+            strict=strict,
+            defer=defer,
+            inflate_limit=inflate_limit,
+            progress=progress,
+        )[0]
 
     def export_images(
         self,
@@ -472,12 +490,28 @@ class Store:
         """Takes a name away; what nothing else reaches is for the next gc."""
         from .oci import images
 
-        with self._content.operation() as op:
-            ref = images.find(op, name)
-            if not ref.name:
-                raise InvalidInputError(f"{name} is no name: give the name to take away")
-            op.commit_refs({}, remove=[ref.name])
-            return ref
+        def work() -> values.Ref:
+            with self._content.operation() as op:
+                ref = images.find(op, name)
+                if not ref.name:
+                    raise InvalidInputError(f"{name} is no name: give the name to take away")
+                op.commit_refs({}, remove=[ref.name])
+                return ref
+
+        return self._letting_go(work)
+
+    def _letting_go(self, work: Callable[[], T]) -> T:
+        """Work that leaves more for gc to free: on a full disk it takes a little of the reserve, else
+        nothing could ever be freed."""
+        from .storage import reserve
+
+        for _ in range(NIBBLES):
+            try:
+                return work()
+            except StoreFullError:
+                if not reserve.nibble(self._storage.path):
+                    raise
+        return work()
 
     # ---- layers out of directories ------------------------------------------------------------
 
@@ -564,7 +598,7 @@ class Store:
 
     def drop_lease(self, lease_id: str) -> None:
         """Lets go what a lease held. Raises NotFoundError."""
-        self._storage.drop_lease(lease_id)
+        self._letting_go(lambda: self._storage.drop_lease(lease_id))
 
     def leases(self) -> list[values.LeaseInfo]:
         """The leases that have not expired."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+FORMAT_VERSION = 1
+"""The disk format that this layerstore writes, and the newest that it reads."""
+
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:

@@ -1,4 +1,10 @@
-"""Fixtures for all tests of the store: an open store in a temporary directory."""
+"""Fixtures for all tests of the store: an open store in a temporary directory; and which tests can
+run here.
+
+Some tests need more than what the build needs: a witness (skopeo), a mount. Where that is missing
+they are left out, and the end of the run says so. `.ci/run` installs all of it and leaves nothing out
+(LAYERSTORE_ALL_TESTS=1): what is missing there is a failure.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +18,46 @@ import pytest
 
 from layerstore.layers.content import Content
 from layerstore.storage.storage import Storage, open_storage
+
+NEEDS = {
+    "skopeo": "skopeo",
+    "umoci": "umoci",
+    "mkfs.ext4": "e2fsprogs",
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+    "qemu-aarch64-static": "qemu-user-static",
+    "root": "",
+}
+"""What a test may need (`@pytest.mark.needs`, or a fixture of that name), and the Debian package."""
+
+
+def _missing(need: str) -> bool:
+    return os.geteuid() != 0 if need == "root" else shutil.which(need) is None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "needs(*what): programs, or root, without which it cannot run"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = {need for need in NEEDS if _missing(need)}
+    wants = {item: set(NEEDS) & set(getattr(item, "fixturenames", ())) for item in items}
+    for item, wanted in wants.items():
+        for mark in item.iter_markers("needs"):
+            wanted.update(mark.args)
+        assert wanted <= set(NEEDS), f"{item.nodeid}: tests/conftest.py does not know {wanted}"
+    if os.environ.get("LAYERSTORE_ALL_TESTS") != "1":
+        items[:] = [item for item in items if not wants[item] & missing]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    missing = [need for need in NEEDS if _missing(need)]
+    if missing:
+        packages = " ".join(NEEDS[need] for need in missing if NEEDS[need])
+        terminalreporter.write_line(f"LEFT OUT: the tests that need {', '.join(missing)}")
+        if packages:
+            terminalreporter.write_line(f"          apt-get install {packages}")
 
 
 @pytest.fixture

@@ -110,20 +110,17 @@ def test_import_elsewhere_says_linux_only() -> None:
 
 def test_the_portable_build_has_no_simd_and_the_same_results(tmp_path: Path) -> None:
     tree = copy_of_tree(tmp_path / "tree")
-    run(
-        sys.executable,
-        "setup.py",
-        "-q",
-        "build_ext",
-        "--inplace",
-        cwd=tree,
-        LAYERSTORE_PORTABLE="1",
-    )
+    build = (sys.executable, "setup.py", "-q", "build_ext", "--inplace")
+    # What an ordinary build has left is not taken for it.
+    run(*build, cwd=tree)
+    run(*build, cwd=tree, LAYERSTORE_PORTABLE="1")
     code = "from layerstore.core._layerstore import lib; print(lib.ls_simd_supported())"
     assert run(sys.executable, "-c", code, cwd=tree).strip() == str(1 << 1)
-    tests = [str(p.relative_to(tree)) for p in (tree / "tests/core").glob("test_*.py")]
-    wanted = "blake3 or hash or vector or chunk"
+    # The hashes, and what is built upon them; not what this machine could do, nor others.
+    wanted = ["tests/core/test_hashing.py", "tests/core/test_chunking.py"]
     done = run(
-        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *tests, "-k", wanted, cwd=tree
+        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", *wanted),
+        *("-k", "not this_cpu and not neon"),
+        cwd=tree,
     )
-    assert " passed" in done
+    assert int(done.split(" passed")[0].split()[-1]) > 12, done

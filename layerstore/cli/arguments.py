@@ -56,6 +56,13 @@ def size(text: str) -> int:
     return value
 
 
+def directory(text: str) -> str:
+    """A directory's name; an empty one is a variable that was never set, not the current directory."""
+    if not text:
+        raise ArgumentTypeError("an empty name is no directory")
+    return text
+
+
 def layer_number(text: str) -> int:
     """The number of a layer, counted from 0 (the lowest)."""
     if not (text.isascii() and text.isdigit()) or len(text) > 9:

@@ -38,6 +38,8 @@ _BY_KIND = {
     "permission": NOT_ALLOWED,
     "cancelled": INTERRUPTED,
 }
+# What was typed, and not what was found there: reasons that an InvalidInputError carries.
+_TYPED = ("transport", "reference grammar", "prefix")
 _BY_ERRNO = {
     errno.ENOSPC: ("full", FULL),
     errno.EDQUOT: ("full", FULL),
@@ -74,8 +76,9 @@ def describe(error: BaseException) -> Failure:
     import layerstore
 
     if isinstance(error, layerstore.LayerstoreError):
+        typed = isinstance(error, layerstore.InvalidInputError) and error.reason in _TYPED
         return Failure(
-            _BY_KIND.get(error.kind, FAILED),
+            USAGE if typed else _BY_KIND.get(error.kind, FAILED),
             error.kind,
             str(error),
             error.digest,

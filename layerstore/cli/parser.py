@@ -96,7 +96,13 @@ _LAYER = _option(
 )
 
 GLOBAL = (
-    _option("--store", help="the store's directory", takes="directory", metavar="DIR"),
+    _option(
+        "--store",
+        help="the store's directory",
+        takes="directory",
+        metavar="DIR",
+        type=arguments.directory,
+    ),
     _flag("--json", help="one JSON document on stdout, errors as JSON on stderr"),
     _option(
         "--progress",
@@ -203,6 +209,13 @@ VERBS = (
             _flag("--defer", help="leave the optimising for later"),
             _flag(
                 "--strict", help="refuse layers that do not decode or do not match their diff_id"
+            ),
+            _option(
+                "--inflate-limit",
+                help="look into no layer that inflates to more than this (default: 1T); it is kept "
+                "all the same",
+                metavar="SIZE",
+                type=arguments.size,
             ),
         ),
     ),

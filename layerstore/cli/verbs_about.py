@@ -20,8 +20,15 @@ def version(context: Context) -> None:
 
     output = context.output
     if output.json:
-        document = {"version": layerstore.__version__, "python": platform.python_version()}
-        output.document({**document, "machine": platform.machine()})
+        output.document(
+            {
+                "version": layerstore.__version__,
+                "format": layerstore.FORMAT_VERSION,
+                "python": platform.python_version(),
+                "machine": platform.machine(),
+            }
+        )
         return
     output.line(f"layerstore {layerstore.__version__}")
+    output.line(f"store format {layerstore.FORMAT_VERSION}")
     output.line(f"Python {platform.python_version()} on {platform.machine()}")

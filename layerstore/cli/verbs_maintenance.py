@@ -198,10 +198,9 @@ def _stats(found: layerstore.Stats, *, per_image: bool) -> dict[str, Any]:
             "total": found.total,
         },
         "dead_bytes": found.dead_bytes,
-        "alone": found.alone,
-        "shared": found.shared,
     }
     if per_image:
+        document |= {"alone": found.alone, "shared": found.shared}
         document["per_image"] = [
             {
                 "name": cost.name,

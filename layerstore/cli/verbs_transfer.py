@@ -17,6 +17,7 @@ def import_(context: Context) -> None:
         all=args.all,
         strict=args.strict,
         defer=args.defer,
+        inflate_limit=args.inflate_limit,
         progress=context.progress,
     )
     context.done()

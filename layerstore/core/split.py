@@ -33,7 +33,7 @@ Piece = tuple[int, int, int, bytes]
 class SplitBatch:
     """What one call gave. Its arrays and views are good until the next call."""
 
-    __slots__ = ("_pieces", "entries", "head", "marks", "n", "used")
+    __slots__ = ("_pieces", "entries", "head", "marks", "n", "pieces", "used")
 
     def __init__(self, out: Any, pieces: Any, head: Any, marks: Any) -> None:
         self.used: int = out.used
@@ -43,6 +43,8 @@ class SplitBatch:
         """Entries begun so far in the tar."""
         self.head = memoryview(ffi.buffer(head, out.head_len))
         self.marks = memoryview(ffi.buffer(marks, out.marks_len))
+        self.pieces = pieces
+        """The pieces as C has them, for the prover."""
         self._pieces = memoryview(ffi.buffer(pieces, self.n * _PIECE.size))
 
     def rows(self) -> list[Piece]:
@@ -113,6 +115,38 @@ class Splitter:
     def complete(self) -> bool:
         """The tar's end (two zero blocks) was seen, or it ended where an entry does."""
         return bool(lib.ls_split_complete(self._split))
+
+
+class Prover:
+    """Holds what a splitter gave against the bytes that it took, call by call."""
+
+    def __init__(self) -> None:
+        self._state = raw_new("char[]", lib.ls_prove_sizeof())
+        self._scratch = raw_new("uint8_t[]", lib.LS_TAR_SCRATCH)
+        self._prove: Any = ffi.cast("ls_prove *", self._state)
+        lib.ls_prove_init(self._prove, self._scratch, lib.LS_TAR_SCRATCH)
+        self._err = ffi.new("ls_error *")
+
+    def feed(self, window: Buffer, batch: SplitBatch) -> None:
+        """`window`: what `Splitter.feed` was given for this batch. Raises InvalidInputError, with the
+        tar's offset, if the batch does not join to the bytes that were taken of it."""
+        source = ffi.from_buffer("uint8_t[]", window)
+        head = ffi.from_buffer("uint8_t[]", batch.head)
+        marks = ffi.from_buffer("uint8_t[]", batch.marks)
+        code = lib.ls_prove_feed(
+            self._prove,
+            source,
+            batch.used,
+            head,
+            len(head),
+            marks,
+            len(marks),
+            batch.pieces,
+            batch.n,
+            self._err,
+        )
+        if code != lib.LS_OK:
+            raise _refused("prover", self._err)
 
 
 class JoinResult(NamedTuple):

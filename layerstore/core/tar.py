@@ -12,7 +12,6 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
-from urllib.parse import unquote_to_bytes
 
 from ..errors import InvalidInputError
 from ._layerstore import ffi, lib
@@ -110,6 +109,8 @@ class TarEntry:
             elif key.startswith(b"LIBARCHIVE.xattr."):
                 decoded = _base64(value)
                 if decoded is not None:
+                    from urllib.parse import unquote_to_bytes
+
                     libarchive[_text(unquote_to_bytes(key[17:]))] = decoded
         return {**libarchive, **schily} if libarchive else schily
 

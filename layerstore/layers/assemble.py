@@ -79,7 +79,13 @@ class BlobFile(io.RawIOBase):
         self._at = base + offset
         return self._at
 
+    def _check_open(self) -> None:
+        """What a closed file would read, nothing holds any more."""
+        if self.closed:
+            raise ValueError("I/O operation on a closed blob")
+
     def readinto(self, buffer: object) -> int:
+        self._check_open()
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
         if not len(view) or self._at >= self.size:
             return 0
@@ -98,8 +104,11 @@ class BlobFile(io.RawIOBase):
         return n
 
     def readall(self) -> bytes:
+        self._check_open()
         if self._at == 0:
-            return b"".join(bytes(piece) for piece in self.chunks())
+            data = b"".join(bytes(piece) for piece in self.chunks())
+            self._at = self.size
+            return data
         return super().readall() or b""
 
     def _restart(self) -> None:
@@ -113,6 +122,7 @@ class BlobFile(io.RawIOBase):
     def chunks(self) -> Iterator[memoryview]:
         """The whole blob in pieces of up to 2 MiB, digest verified before the last one is given.
         A piece is good only until the next one is asked for."""
+        self._check_open()
         yield from self._verified()
 
     def _verified(self) -> Iterator[memoryview]:

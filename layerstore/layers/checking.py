@@ -9,7 +9,7 @@ from ..errors import CorruptError, LayerstoreError
 from ..storage import check as rooms
 from ..storage import compact, graph
 from ..storage.index import Table
-from ..storage.rows import BlobRow, TarForm, serial_key, to_number
+from ..storage.rows import BlobRow, TarForm, serial_key
 from ..values import CheckReport, Damage, Progress, ProgressCallback
 from .assemble import BlobFile, headers_only
 from .content import Content
@@ -52,9 +52,8 @@ def check(
     if blocks or full:
         rooms.metadata_pack(storage, found)
         rounds = rooms.Rounds(storage)
-        rooms.blocks_and_raws(storage, found, rounds, stop, tell, chunks=full)
-        if full and found.complete:
-            _digests(content, found, rounds, stop, tell)
+        digests = (lambda serial: _digests(content, serial, found, tell)) if full else None
+        rooms.blocks_and_raws(storage, found, rounds, stop, tell, chunks=full, blobs=digests)
         rounds.save()
     hit = rooms.affected(storage, found)
     rooms.record(storage, hit, found, everything=full and found.complete)
@@ -95,34 +94,25 @@ def check(
 
 
 def _digests(
-    content: Content,
-    found: rooms.Findings,
-    rounds: rooms.Rounds,
-    stop: Callable[[], bool],
-    tell: Callable[[int], None],
+    content: Content, serial: int, found: rooms.Findings, tell: Callable[[int], None]
 ) -> None:
-    """Every blob, read as a user would, its digest computed anew."""
+    """A blob, read as a user would, by each of its digests, computed anew."""
     storage = content.storage
     with storage.index.read() as snapshot:
-        rows = {to_number(k): BlobRow.parse(v) for k, v in snapshot.items(Table.BLOBS)}
-    for key in rounds.order([b"b" + serial_key(s) for s in rows]):
-        if stop():
-            found.complete = False
-            return
-        serial = to_number(key[1:])
-        row = rows[serial]
-        try:
-            for digest in row.digests:
-                _read_all(content, digest, tell)
-        except CorruptError as e:
+        row = graph.blob_row(snapshot, serial)
+    if row is None:
+        return
+    try:
+        for digest in row.digests:
+            _read_all(content, digest, tell)
+    except CorruptError as e:
+        found.blobs.setdefault(serial, e.message)
+    except LayerstoreError as e:
+        with storage.index.read() as snapshot:
+            gone = snapshot.get(Table.BLOBS, serial_key(serial)) is None
+            hidden = storage.condemned(snapshot)
+        if not gone and (hidden is None or not hidden.has_blob(serial)):
             found.blobs.setdefault(serial, e.message)
-        except LayerstoreError as e:
-            with storage.index.read() as snapshot:
-                gone = snapshot.get(Table.BLOBS, serial_key(serial)) is None
-                hidden = storage.condemned(snapshot)
-            if not gone and (hidden is None or not hidden.has_blob(serial)):
-                found.blobs.setdefault(serial, e.message)
-        rounds.done(key)
 
 
 def _read_all(content: Content, digest: str, tell: Callable[[int], None]) -> None:

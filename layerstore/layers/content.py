@@ -7,7 +7,9 @@ by several processes take turns, so that the content is stored once.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import BinaryIO
 
 from ..digest import parse, to_key
@@ -21,7 +23,7 @@ from ..storage.storage import Storage
 from ..values import BlobInfo, Edge, Ref
 from .assemble import BlobFile
 from .inflate import DEFAULT_LIMIT
-from .ingest import Reader, Wanted, compare, ingest, look_inside
+from .ingest import Reader, UnprovenError, Wanted, compare, ingest, look_inside
 
 RETRIES = 5
 
@@ -199,7 +201,17 @@ class Operation:
         edges: Sequence[Edge],
         progress: Callable[[int], None] | None,
     ) -> BlobInfo:
-        staged = ingest(self.op, source, wanted, progress)
+        if isinstance(source, bytes | bytearray | memoryview):
+            source = io.BytesIO(source)
+        start = _position(source)
+        try:
+            staged = ingest(self.op, source, wanted, progress)
+        except UnprovenError:
+            # Never seen. What can be read again is kept literally; what cannot is refused.
+            if start is None:
+                raise
+            source.seek(start)  # type: ignore[attr-defined]
+            staged = ingest(self.op, source, replace(wanted, split=False), progress)
         staged.edges = tuple(edges)
         try:
             self._commit(staged)
@@ -287,6 +299,14 @@ class Operation:
             if not batch:
                 return
             yield from batch
+
+
+def _position(source: object) -> int | None:
+    """Where a source stands that can be read again from there; None for one that cannot."""
+    try:
+        return int(source.tell()) if source.seekable() else None  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def is_layer(media_type: str) -> bool:

@@ -9,16 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import zstandard
-from isal import isal_zlib
-
 from ..errors import InvalidInputError, LimitError
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 DEFAULT_LIMIT = 1 << 40
 STEP = 1 << 20
-_GZIP_ERRORS: Any = (isal_zlib.error, EOFError)
 FEED = 2048
 MAX_WINDOW = 1 << 27
 """zstd's own limit for decoders; --long=31 archives are refused."""
@@ -48,6 +44,9 @@ def inflate(
 
 
 def _gzip(source: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    from isal import isal_zlib  # a listing of plain layers has no use for it
+
+    errors: Any = (isal_zlib.error, EOFError)
     machine: Any = isal_zlib.decompressobj(31)
     offset = 0
     started = False
@@ -67,7 +66,7 @@ def _gzip(source: Iterable[bytes | memoryview]) -> Iterator[bytes]:
             size = len(block)
             try:
                 out = machine.decompress(block, STEP)
-            except _GZIP_ERRORS as e:
+            except errors as e:
                 raise InvalidInputError(
                     f"gzip data is damaged near byte {offset}: {e}", offset=offset, reason=str(e)
                 ) from e
@@ -86,7 +85,7 @@ def _gzip(source: Iterable[bytes | memoryview]) -> Iterator[bytes]:
             while machine is not None and not len(block) and len(out) == STEP:
                 try:
                     out = machine.decompress(b"", STEP)
-                except _GZIP_ERRORS as e:
+                except errors as e:
                     raise InvalidInputError(
                         f"gzip data is damaged near byte {offset}: {e}",
                         offset=offset,
@@ -105,6 +104,8 @@ def _gzip(source: Iterable[bytes | memoryview]) -> Iterator[bytes]:
 
 
 def _zstd(source: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    import zstandard
+
     # Frame by frame with decompressobj: unlike the stream reader it tells a truncated last frame.
     machine: Any = None
     offset = 0

@@ -17,7 +17,7 @@ from typing import Protocol, cast
 
 from ..core.chunking import cut
 from ..core.hashing import blake3_many
-from ..core.split import Splitter
+from ..core.split import Prover, SplitBatch, Splitter
 from ..core.tar import looks_like_tar
 from ..errors import DigestMismatchError, InvalidInputError, LayerstoreError, LimitError
 from ..storage.operation import Operation, Staged
@@ -97,6 +97,8 @@ class Wanted:
     layer: bool = False
     limit: int = 1 << 40
     algorithms: tuple[str, ...] = field(default=())
+    split: bool = True
+    """Whether a tar may be cut at its file boundaries; else it is kept as any bytes are."""
 
 
 class Intake:
@@ -174,7 +176,7 @@ def ingest(
         kind = compression_of(first[:got])
         if kind is not None:
             return _raw(op, intake, first, got, wanted, kind)
-        if looks_like_tar(first[:got]) or (wanted.layer and got >= 512):
+        if wanted.split and (looks_like_tar(first[:got]) or (wanted.layer and got >= 512)):
             return _tar(op, intake, first, got, wanted)
         return _plain(op, intake, first, got, wanted)
 
@@ -260,7 +262,7 @@ class _Windows:
 
 def _tar(op: Operation, intake: Intake, first: memoryview, got: int, wanted: Wanted) -> Staged:
     """Header stream, marks and content."""
-    splitter = Splitter()
+    splitter, prover = Splitter(), Prover()
     windows = _Windows(intake, first, got)
     head = _MetaStream(op)
     marks = _MetaStream(op)
@@ -273,6 +275,7 @@ def _tar(op: Operation, intake: Intake, first: memoryview, got: int, wanted: Wan
         at = 0
         while True:
             batch = splitter.feed(windows.view[at : windows.filled], final)
+            _prove(prover, windows.view[at : windows.filled], batch)
             if batch.n:
                 rows = batch.rows()
                 runs = op.sink.add(windows.view[at : windows.filled], rows)
@@ -306,6 +309,24 @@ def _tar(op: Operation, intake: Intake, first: memoryview, got: int, wanted: Wan
     for stream in (head_stream, marks_stream, content_stream):
         runs += list(stream.outer)
     return Staged(row, runs)
+
+
+class UnprovenError(LayerstoreError):
+    """A split that would not give the tar back: the blob is to be kept without one."""
+
+    kind = "unproven"
+
+
+def _prove(prover: Prover, window: memoryview, batch: SplitBatch) -> None:
+    """Rule 20: a split is proven as it flows, before anything of it is kept."""
+    try:
+        prover.feed(window, batch)
+    except InvalidInputError as e:
+        raise UnprovenError(
+            f"the split of this tar would not give it back ({e.message}): nothing was kept; "
+            "please report it",
+            offset=e.offset,
+        ) from e
 
 
 class _MetaStream:
@@ -371,7 +392,11 @@ def _plain(op: Operation, intake: Intake, first: memoryview, got: int, wanted: W
 
 def _no_layer(row: BlobRow, wanted: Wanted) -> None:
     """What came as a layer and is neither a tar nor compressed does not decode."""
-    if wanted.layer:
+    if not wanted.split:
+        row.inspected = True
+        name = "sha256" if wanted.diff_id is None else wanted.diff_id.partition(":")[0]
+        row.diff_id = next(d for d in row.digests if d.startswith(f"{name}:"))
+    elif wanted.layer:
         row.inspected = True
         row.problem = "the layer does not decode: it is neither a tar nor gzip nor zstd data"
         if wanted.strict:

@@ -8,8 +8,8 @@ decoded for a listing. Names are shown as text, bytes that are no UTF-8 as surro
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ..core.tar import TarEntry, expand_sparse, scan
 from ..errors import InvalidInputError, LayerstoreError, NotFoundError
@@ -22,6 +22,8 @@ from .inflate import DEFAULT_LIMIT, compression_of, inflate
 PREFIX = ".wh."
 OPAQUE = ".wh..wh..opq"
 MAX_LINKS = 255
+MAX_FOLLOWED = 4096
+"""Bytes of a path in which links are followed: Linux takes no longer one."""
 
 _TYPES = {
     "0": "file",
@@ -39,11 +41,13 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An entry, and where its layer holds it."""
+    """An entry, and where its layer holds it. `first`: of a hard link, the file that it was made a
+    link to, which may have lost that name since."""
 
     entry: Entry
     digest: str
     source: TarEntry
+    first: Found | None = None
 
 
 def text(name: bytes) -> str:
@@ -145,32 +149,67 @@ class Tree:
             self._apply(layer, digest)
 
     def _apply(self, layer: int, digest: str) -> None:
-        own: dict[str, Found] = {}
-        hidden: list[str] = []
-        opaque: list[str] = []
+        sources: list[tuple[str, TarEntry]] = []
+        hidden: set[str] = set()
+        opaque: set[str] = set()
+        paths = _Paths(self._found)
         for source in scan_layer(self._content, digest):
-            path = clean(text(source.name))
+            path = paths.real(text(source.name))
             if path is None:
                 continue
             folder, _, base = path.rpartition("/")
             if base == OPAQUE:
-                opaque.append(folder)
+                opaque.add(folder)
             elif base.startswith(PREFIX):
                 target = base[len(PREFIX) :]
                 if target in ("", ".", ".."):
                     continue
-                hidden.append(f"{folder}/{target}" if folder else target)
+                hidden.add(f"{folder}/{target}" if folder else target)
             elif path:
-                # The last entry of a name wins, as it does when a tar is extracted.
-                own.pop(path, None)
-                own[path] = Found(to_entry(source, path, layer), digest, source)
+                paths.enter(path, source)
+                sources.append((path, source))
         if hidden or opaque:
-            self._hide(set(hidden), set(opaque))
-        for path, found in own.items():
-            old = self._found.get(path)
-            if old is not None and old.entry.type == "dir" and found.entry.type != "dir":
-                self._hide({path}, set())
-            self._found[path] = found
+            self._hide(hidden, opaque)
+        own = self._entries(layer, digest, sources)
+        replaced = {
+            path
+            for path, found in own.items()
+            if found.entry.type != "dir"
+            and (old := self._found.get(path)) is not None
+            and old.entry.type == "dir"
+        }
+        if replaced:
+            self._hide(replaced, set())
+        self._found.update(own)
+
+    def _entries(
+        self, layer: int, digest: str, sources: list[tuple[str, TarEntry]]
+    ) -> dict[str, Found]:
+        """The entries of a layer by path; the last of a name wins, as when a tar is extracted. A hard
+        link is to what its target is at that moment, here or below."""
+        own: dict[str, Found] = {}
+        late: list[str] = []
+        for path, source in sources:
+            entry = to_entry(source, path, layer)
+            first: Found | None = None
+            if entry.type == "hardlink":
+                first = self._first(own, entry)
+                if first is None:
+                    late.append(path)
+            own.pop(path, None)
+            own[path] = Found(entry, digest, source, first)
+        for path in late:
+            found = own[path]
+            if found.entry.type == "hardlink" and found.first is None:
+                own[path] = replace(found, first=self._first(own, found.entry))
+        return own
+
+    def _first(self, own: Mapping[str, Found], link: Entry) -> Found | None:
+        target = clean(link.linkname or "") or ""
+        found = own.get(target) or self._found.get(target)
+        if found is None or found.entry.type != "hardlink":
+            return found
+        return found.first
 
     def _hide(self, hidden: set[str], opaque: set[str]) -> None:
         """Takes away paths, and what is below them (below only, for the opaque)."""
@@ -220,21 +259,80 @@ class Tree:
                 todo = [p for p in link.split("/") if p not in ("", ".")] + todo
                 continue
             at.append(part)
-        return self._hardlink("/".join(at), path)
+        found = self._found.get("/".join(at))
+        if found is None:
+            raise NotFoundError(f"no such file in the image: {path}", path=path)
+        if found.entry.type != "hardlink":
+            return found
+        if found.first is None:
+            raise NotFoundError(
+                f"{path} is a hard link to {found.entry.linkname}, which is not there", path=path
+            )
+        return found.first
 
-    def _hardlink(self, where: str, path: str) -> Found:
-        for _ in range(MAX_LINKS):
-            found = self._found.get(where)
-            if found is None:
-                raise NotFoundError(f"no such file in the image: {path}", path=path)
-            if found.entry.type != "hardlink":
-                return found
-            where = clean(found.entry.linkname or "") or ""
-        raise InvalidInputError(f"hard links in a circle: {path}", path=path)
+
+class _Paths:
+    """Where entries of a layer come to lie: what stands in their way as a symbolic link is followed
+    inside the image, as it is when a layer is extracted over those below it."""
+
+    def __init__(self, below: Mapping[str, Found]) -> None:
+        self._links = {
+            path: found.entry.linkname or ""
+            for path, found in below.items()
+            if found.entry.type == "symlink"
+        }
+        self._folder = self._real = ""
+
+    def enter(self, path: str, source: TarEntry) -> None:
+        """Takes note of an entry at its place."""
+        if source.type == "2":
+            self._links[path] = text(source.linkname)
+        elif self._links.pop(path, None) is None:
+            return
+        self._folder = self._real = ""
+
+    def real(self, name: str) -> str | None:
+        """The place of a name, or None for one that leads outside."""
+        path = clean(name)
+        if not path:
+            return path
+        folder, _, base = path.rpartition("/")
+        if not folder:
+            return base
+        if folder != self._folder:
+            real = self._followed(folder)
+            if real is None:
+                return None
+            self._folder, self._real = folder, real
+        return f"{self._real}/{base}" if self._real else base
+
+    def _followed(self, folder: str) -> str | None:
+        if not self._links or len(folder) > MAX_FOLLOWED:
+            return folder
+        todo = folder.split("/")
+        todo.reverse()
+        at: list[str] = []
+        followed = 0
+        while todo:
+            part = todo.pop()
+            if part == "..":
+                del at[-1:]
+                continue
+            at.append(part)
+            link = self._links.get("/".join(at))
+            if link is None:
+                continue
+            followed += 1
+            if followed > MAX_LINKS:
+                return None
+            del at[0 if link.startswith("/") else -1 :]
+            todo += reversed([p for p in link.split("/") if p not in ("", ".")])
+        return "/".join(at)
 
 
 def file_content(content: Content, found: Found) -> Iterator[bytes]:
     """The bytes of a regular file, holes as zeros."""
+    found = found.first or found
     source = found.source
     if found.entry.type != "file":
         raise InvalidInputError(

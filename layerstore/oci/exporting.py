@@ -41,6 +41,10 @@ def export_images(
         raise InvalidInputError("name an image to export")
     if transport.position is not None:
         raise InvalidInputError(f"{transport}: a position is for reading; give a tag to write")
+    if referrers and transport.kind == DOCKER_ARCHIVE:
+        raise InvalidInputError(
+            "docker-archive: has no place for signatures and other referrers; take oci-archive:"
+        )
     with content.operation() as op:
         refs = [images.find(op, name) for name in names]
         if transport.selector is not None and len({ref.digest for ref in refs}) > 1:
@@ -58,7 +62,8 @@ def export_images(
             meter = parallel.Meter(progress, "export")
             meter.expect(closure.bytes)
             if transport.kind == OCI:
-                _to_layout(op, closure, entries, transport.path, meter, jobs)
+                writer = LayoutWriter(transport.path, timeout=content.storage.timeout)
+                _to_layout(op, closure, entries, writer, meter, jobs)
             else:
                 from .archive_writer import write_oci_archive
 
@@ -100,11 +105,10 @@ def _to_layout(
     op: Operation,
     closure: Closure,
     entries: list[Entry],
-    path: str,
+    writer: LayoutWriter,
     meter: parallel.Meter,
     jobs: int | None,
 ) -> None:
-    writer = LayoutWriter(path)
     largest_first = sorted(closure.blobs.items(), key=lambda item: -item[1])
     parallel.run([_task(op, writer, d, n, meter) for d, n in largest_first], jobs, meter)
     for digest, written in closure.documents.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform as machine
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -217,7 +217,7 @@ def _fits(stated: str, wanted: str) -> bool:
 
 def host_platform() -> str:
     """`linux/ARCH` of this machine, in the words of image-spec (Go's GOARCH)."""
-    name = machine.machine().lower()
+    name = os.uname().machine.lower()
     known = {
         "x86_64": "amd64",
         "amd64": "amd64",

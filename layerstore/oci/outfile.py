@@ -43,7 +43,12 @@ def output(path: str) -> Iterator[Out]:
             return
     target = os.path.realpath(path)
     temporary = f"{target}.{secrets.token_hex(8)}.tmp"
-    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as e:
+        # The user knows the name that was given, not ours.
+        e.filename = path
+        raise
     with open(fd, "w+b", buffering=0) as f:
         try:
             yield Out(fd, path, f)

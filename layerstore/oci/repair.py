@@ -8,11 +8,12 @@ that is damaged itself heals what it can.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from ..errors import DigestMismatchError, InvalidInputError, LayerstoreError
+from ..errors import DigestMismatchError, InvalidInputError, LayerstoreError, NotFoundError
 from ..layers.inflate import compression_of, inflate
 from ..storage.rows import BlobRow
 from ..values import Descriptor
@@ -47,8 +48,10 @@ def repair_source(transport: str) -> Callable[[Content, Sequence[BlobRow]], None
     """A function that puts those of the given blobs again whose bytes the transport has.
 
     An archive that is compressed, or comes from a pipe, is copied to a temporary file first. Raises
-    InvalidInputError and UnsupportedError for what is no transport; the function NotFoundError."""
+    InvalidInputError and UnsupportedError for what is no transport, NotFoundError for one that is not
+    there: now, and not after a check of hours."""
     where = parse(transport)
+    _look(where)
 
     def repair(content: Content, damaged: Sequence[BlobRow]) -> None:
         giver, roots = _open(where)
@@ -58,6 +61,13 @@ def repair_source(transport: str) -> Callable[[Content, Sequence[BlobRow]], None
                 _one(op, giver, row, packed)
 
     return repair
+
+
+def _look(where: Transport) -> None:
+    if where.kind == OCI:
+        LayoutSource(where.path)
+    elif not where.pipe and not os.path.exists(where.path):
+        raise NotFoundError(f"there is no archive {where.path}", path=where.path)
 
 
 def _open(where: Transport) -> tuple[Giver, Sequence[Root]]:

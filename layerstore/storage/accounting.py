@@ -1,6 +1,6 @@
 """What things cost on disk. A chunk's cost is its share of its block, header included, by uncompressed
 length; a blob's is that of its chunks and its raw file; an image's is split into what only it holds
-and what it shares.
+and what it shares. What removing it gives back is not a sum of shares: `foresight` works it out.
 
 Everything the directory takes on disk is one of: packs (live shares, and dead), raw files, and the
 index (LMDB, the metadata pack, FORMAT, locks, the reserve, the folders). Together that is what `du`
@@ -19,9 +19,10 @@ from ..digest import to_key
 from ..errors import NotFoundError
 from ..values import ImageCost, Stats
 from . import graph
+from .foresight import Foresight
 from .index import Snapshot, Table
 from .mark import Marker, all_places, blob_runs
-from .rows import BlobRow, RawRow, Runs, serial_key, to_number
+from .rows import BlobRow, Place, RawRow, Runs, serial_key, to_number
 
 if TYPE_CHECKING:
     from .storage import Storage
@@ -36,7 +37,9 @@ class Costs:
         self.space: Runs = []
         self.costs: list[float] = []
         self.bytes = 0
+        self.places: list[Place] = []
         for place in all_places(snapshot):
+            self.places.append(place)
             rate = place.disk / max(1, place.raw)
             if self.space and self.space[-1][0] + self.space[-1][1] == place.first:
                 self.space[-1] = (self.space[-1][0], self.space[-1][1] + place.count)
@@ -167,7 +170,8 @@ def stats(storage: Storage, *, per_image: bool) -> Stats:
         per: tuple[ImageCost, ...] = ()
         alone = shared = 0
         if per_image:
-            per, alone, shared = _images(storage, snapshot, costs)
+            foresight = Foresight(storage, snapshot, costs.places, flags)
+            per, alone, shared = _images(storage, snapshot, costs, foresight)
     return Stats(
         images=images,
         blob_count=blobs,
@@ -208,12 +212,12 @@ def _bytes_of(snapshot: Snapshot, runs: Runs) -> int:
 
 
 def _images(
-    storage: Storage, snapshot: Snapshot, costs: Costs
+    storage: Storage, snapshot: Snapshot, costs: Costs, foresight: Foresight
 ) -> tuple[tuple[ImageCost, ...], int, int]:
     """Per image: alone, shared, freed if removed. And in all: alone, and shared counted once.
 
     An image is a target; several names of one target share it, and removing one of them frees
-    nothing."""
+    nothing. What leases hold nobody can remove: it counts as shared, also where no image needs it."""
     names: dict[str, int] = {}
     targets: dict[int, set[int]] = {}
     for key, value in snapshot.items(Table.REFS):
@@ -224,49 +228,65 @@ def _images(
         names[key.decode()] = to_number(found)
     for target in set(names.values()):
         targets[target] = graph.closure(snapshot, (target,))
-    users: dict[int, int] = defaultdict(int)
+    held = _held_elsewhere(storage, snapshot)
+    # Twice, so that it is shared even if it is nobody else's.
+    users: dict[int, int] = defaultdict(int, dict.fromkeys(held, 2))
     for reached in targets.values():
         for serial in reached:
             users[serial] += 1
-    # What leases hold is shared by nobody who could be removed.
-    count = [0] * len(costs.costs)
-    spans: dict[int, list[tuple[int, int]]] = {}
-    for target, reached in targets.items():
+
+    def spans_of(serials: set[int]) -> list[tuple[int, int]]:
         bits = Bitmap(RunArray.of(costs.space))
-        for serial in reached:
+        for serial in serials:
             runs = blob_runs(storage, snapshot, serial)
             if runs:
                 bits.mark(RunArray.of(runs))
-        spans[target] = costs.positions(list(bits.runs(1)))
+        return costs.positions(list(bits.runs(1)))
+
+    count = [0] * len(costs.costs)
+    for start, end in spans_of(held):
+        for i in range(start, end):
+            count[i] = 2
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for target, reached in targets.items():
+        spans[target] = spans_of(reached)
         for start, end in spans[target]:
             for i in range(start, end):
                 count[i] += 1
     out: dict[int, tuple[float, float]] = {}
+    frees: dict[int, int] = {}
     for target, reached in targets.items():
         own = other = 0.0
+        mine: list[tuple[int, int]] = []
         for start, end in spans[target]:
             for i in range(start, end):
                 if count[i] == 1:
                     own += costs.costs[i]
+                    if mine and mine[-1][1] == i:
+                        mine[-1] = (mine[-1][0], i + 1)
+                    else:
+                        mine.append((i, i + 1))
                 else:
                     other += costs.costs[i]
+        free = foresight.freed(mine)
         for serial in reached:
             row = graph.blob_row(snapshot, serial)
             if row is not None:
                 if users[serial] == 1:
                     own += costs.raw(row)
+                    free += costs.raw(row)
                 else:
                     other += costs.raw(row)
         out[target] = (own, other)
-    held = _held_elsewhere(storage, snapshot)
+        frees[target] = free
     result = []
     for name, target in sorted(names.items()):
         own, other = out[target]
         several = sum(1 for t in names.values() if t == target) > 1
-        free = 0.0 if several or target in held else own
+        free = 0 if several else frees[target]
         document = graph.blob_row(snapshot, target)
         digest = "" if document is None else document.digest
-        result.append(ImageCost(name, digest, int(own), int(other), int(free)))
+        result.append(ImageCost(name, digest, int(own), int(other), free))
     all_alone = sum(own for own, _ in out.values())
     all_shared = sum(c for c, n in zip(costs.costs, count, strict=True) if n > 1)
     for serial, n in users.items():

@@ -15,11 +15,13 @@ import threading
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import zstandard
+from typing import TYPE_CHECKING
 
 from ..core.hashing import blake3
 from ..errors import CorruptError
+
+if TYPE_CHECKING:
+    import zstandard  # imported where it is used: many a command never decodes a block
 
 MAGIC = b"LSB1"
 _HEAD = struct.Struct("<4sBBHIIII")
@@ -38,6 +40,8 @@ _local = threading.local()
 def _compressor(kind: int) -> zstandard.ZstdCompressor:
     made: dict[int, zstandard.ZstdCompressor] = _local.__dict__.setdefault("compressors", {})
     if kind not in made:
+        import zstandard
+
         made[kind] = zstandard.ZstdCompressor(
             level=_LEVELS[kind], write_checksum=False, write_content_size=True
         )
@@ -46,6 +50,8 @@ def _compressor(kind: int) -> zstandard.ZstdCompressor:
 
 def _decompressor() -> zstandard.ZstdDecompressor:
     if "decompressor" not in _local.__dict__:
+        import zstandard
+
         _local.decompressor = zstandard.ZstdDecompressor()
     made: zstandard.ZstdDecompressor = _local.decompressor
     return made
@@ -105,6 +111,8 @@ def _worth_it(data: bytes | bytearray | memoryview) -> bool:
     probe = memoryview(data)[middle : middle + (1 << 16)]
     probes: zstandard.ZstdCompressor | None = _local.__dict__.get("probe")
     if probes is None:
+        import zstandard
+
         probes = _local.probe = zstandard.ZstdCompressor(level=1)
     if len(probes.compress(probe)) < len(probe) * 0.97:
         return True
@@ -153,6 +161,8 @@ def decode(secret: bytes, head: bytes, payload: memoryview | bytes, raw: int, co
     if codec == CODEC_STORED:
         data = bytes(payload)
     else:
+        import zstandard
+
         try:
             data = _decompressor().decompress(payload, max_output_size=raw)
         except zstandard.ZstdError as e:

@@ -8,8 +8,9 @@ lies where it was read (rule 14).
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -92,39 +93,37 @@ class _Copy:
         self.sources.append(place)
 
 
-class Compactor:
-    """Copies victims out. `stop` is asked between blocks."""
+class Copier(ABC):
+    """Copies the survivors of victims into new blocks; subclasses say where these go. `stop` is asked
+    between blocks."""
 
     def __init__(self, storage: Storage, stop: Callable[[], bool]) -> None:
         self._storage = storage
         self._stop = stop
-        self._writer = PackWriter(
-            storage.packs,
-            storage.index,
-            storage.disk,
-            storage.format.uuid,
-            storage.secret,
-            storage.format.pack_size,
-        )
         self._copies = {k: _Copy(k) for k in (blocks.KIND_CONTENT, blocks.KIND_META)}
         self._moves: list[tuple[Place, Place]] = []
         self._keys = 0
         self.copied = 0
 
-    def run(self, victims: list[Victim], budget: int | None) -> bool:
+    @abstractmethod
+    def _append(self, head: bytes, payload: bytes, first: int) -> tuple[int, int]:
+        """Takes a new block; its pack and offset."""
+
+    @abstractmethod
+    def _land(self, moves: list[tuple[Place, Place]]) -> None:
+        """Makes the new places of numbers known."""
+
+    def run(self, victims: Iterable[Victim], budget: int | None) -> bool:
         """True if all were copied; False if time or the budget (live bytes) ended it."""
-        try:
-            for victim in victims:
-                if self._stop() or (budget is not None and self.copied + victim.live > budget):
-                    self._commit()
-                    return False
-                self._copy(victim)
-                if self._keys > MAX_KEYS // 4:
-                    self._commit()
-            self._commit()
-            return True
-        finally:
-            self._writer.close()
+        for victim in victims:
+            if self._stop() or (budget is not None and self.copied + victim.live > budget):
+                self._commit()
+                return False
+            self._copy(victim)
+            if self._keys > MAX_KEYS // 4:
+                self._commit()
+        self._commit()
+        return True
 
     def _copy(self, victim: Victim) -> None:
         storage = self._storage
@@ -164,7 +163,7 @@ class Compactor:
             b"".join(copy.ids),
             copy.kind,
         )
-        pack, offset = self._writer.append(head, payload, copy.runs[0][0])
+        pack, offset = self._append(head, payload, copy.runs[0][0])
         raw_offset = index = 0
         for source in copy.sources:
             place = Place(
@@ -190,10 +189,34 @@ class Compactor:
         for copy in list(self._copies.values()):
             if copy.lengths:
                 self._seal(copy)
-        if not self._moves:
-            return
+        if self._moves:
+            moves, self._moves, self._keys = self._moves, [], 0
+            self._land(moves)
+
+
+class Compactor(Copier):
+    """Copies into packs. Close it: it holds their locks."""
+
+    def __init__(self, storage: Storage, stop: Callable[[], bool]) -> None:
+        super().__init__(storage, stop)
+        self._writer = PackWriter(
+            storage.packs,
+            storage.index,
+            storage.disk,
+            storage.format.uuid,
+            storage.secret,
+            storage.format.pack_size,
+        )
+
+    def close(self) -> None:
+        """Lets the packs go."""
+        self._writer.close()
+
+    def _append(self, head: bytes, payload: bytes, first: int) -> tuple[int, int]:
+        return self._writer.append(head, payload, first)
+
+    def _land(self, moves: list[tuple[Place, Place]]) -> None:
         self._writer.sync()
-        moves, self._moves, self._keys = self._moves, [], 0
 
         def work(tx: Write) -> None:
             self._writer.rows(tx)

@@ -7,7 +7,6 @@ A test replaces `Disk` to record or to fail any step. A failed fsync poisons the
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import mmap
@@ -43,6 +42,8 @@ def start_writeback(fd: int, offset: int, length: int) -> None:
     """Asks the kernel to begin writing a range to disk, so that the sync at the end of a long write
     finds little left to do. Promises nothing, so its result does not matter (sync_file_range(2),
     SYNC_FILE_RANGE_WRITE)."""
+    import ctypes  # where it is needed: a listing would pay for it at its start
+
     libc = ctypes.CDLL(None)
     libc.sync_file_range(
         ctypes.c_int(fd), ctypes.c_int64(offset), ctypes.c_int64(length), ctypes.c_uint(2)
@@ -260,6 +261,8 @@ class Disk:
 
     def punch(self, fd: int, offset: int, length: int, path: str) -> bool:
         """Gives the blocks of a range back. False where the filesystem cannot."""
+        import ctypes
+
         libc = ctypes.CDLL(None, use_errno=True)
         done = libc.fallocate(
             ctypes.c_int(fd), ctypes.c_int(_PUNCH), ctypes.c_int64(offset), ctypes.c_int64(length)

@@ -8,6 +8,7 @@ condemned set, also after a crash. One collector at a time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -96,6 +97,7 @@ class _Run:
     ) -> None:
         self._storage = storage
         self._stop = stop
+        self._began = False
         self._progress = progress
         self.condemned_chunks = 0
         self.removed_blobs = 0
@@ -106,6 +108,12 @@ class _Run:
         if self._progress is not None:
             self._progress(Progress(stage, done, total, unit))
 
+    def _over(self) -> bool:
+        """Asked before each piece of work: whether time is over. Never before the first, so that runs
+        that are shorter than a mark get further, too."""
+        began, self._began = self._began, True
+        return began and self._stop()
+
     def everything(self, budget: int | None, aggressive: bool) -> bool:
         """All phases; False when time or the budget ended it early."""
         storage = self._storage
@@ -115,7 +123,7 @@ class _Run:
         for _ in range(2):
             try:
                 with storage.index.read() as snapshot:
-                    waiting = storage.condemned(snapshot)
+                    waiting = storage.condemned(snapshot, strict=True)
             except CorruptError:
                 # A set that is lost condemns nothing any more. Blobs go before chunks, so what has
                 # a row is whole, and what is dead will be condemned anew.
@@ -129,11 +137,11 @@ class _Run:
             waiting = storage.condemned(snapshot)
         if waiting is not None:
             self._delete(waiting)
-        done = not self._stop()
+        done = not (self._began and self._stop())
         if done and budget != 0:
             victims = compact.choose(compact.survey(storage), aggressive=aggressive)
-            mover = compact.Compactor(storage, self._stop)
-            done = mover.run(victims, budget)
+            with contextlib.closing(compact.Compactor(storage, self._over)) as mover:
+                done = mover.run(victims, budget)
         before = self._allocated()
         self._tell("reclaim", 0, 1)
         reclaim.reclaim_raws(storage)
@@ -262,7 +270,7 @@ class _Run:
         dead = sorted(condemned.blobs & blobs, reverse=True)
         left = RunArray.of(condemned.runs).intersect(RunArray.of(numbers))
         for at in range(0, len(dead), BLOB_SLICE):
-            if self._stop():
+            if self._over():
                 return False
             part = dead[at : at + BLOB_SLICE]
             self.removed_blobs += storage.index.update(
@@ -271,7 +279,7 @@ class _Run:
             self._tell("delete", at, len(dead))
         self._delete_files(condemned)
         for run in _slices(list(left), NUMBER_SLICE):
-            if self._stop():
+            if self._over():
                 return False
             storage.index.update(
                 lambda tx, run=run: self._delete_numbers(tx, marker, condemned, run)  # type: ignore[misc]
@@ -398,6 +406,7 @@ class _Run:
             marker.mark(snapshot)
             runs, dead = marker.dead(), blobs - marker.seen
             cost = self._cost(snapshot, runs, dead)
+            cost += reclaim.leftovers(storage, snapshot)
         return GCReport(
             True,
             sum(count for _, count in runs),

@@ -48,8 +48,7 @@ class Known:
                 continue
             number = int.from_bytes(value, "big")
             if place is None or not place.first <= number < place.end:
-                place = self._place(snapshot, number)
-                table = b"" if place is None else self._ids(place)
+                place, table = self._look(snapshot, number)
             if place is None:
                 out.append(-1)
                 continue
@@ -96,6 +95,19 @@ class Known:
                     return None
                 at = stop
         return runs
+
+    def _look(self, snapshot: Snapshot, number: int) -> tuple[Place | None, bytes]:
+        """Where a number lies, and the ids of its block. What was seen before is looked up again when
+        no header stands there: compaction may have moved it (rule 14)."""
+        place = self._place(snapshot, number)
+        table = b"" if place is None else self._ids(place)
+        if place is not None and not table:
+            now = self._chunks.place(snapshot, number)
+            if now is None or (now.pack, now.offset) != (place.pack, place.offset):
+                self._places = PlaceCache()
+                place = now
+                table = b"" if now is None else self._ids(now)
+        return place, table
 
     def _place(self, snapshot: Snapshot, number: int) -> Place | None:
         place = self._places.find(number)

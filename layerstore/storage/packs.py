@@ -17,7 +17,7 @@ import threading
 from collections import OrderedDict
 
 from ..core.hashing import blake3
-from ..errors import CorruptError
+from ..errors import CorruptError, LayerstoreError
 from .blocks import MAGIC as BLOCK_MAGIC
 from .blocks import header_size
 from .blocks import parse as parse_block
@@ -179,7 +179,7 @@ class PackWriter:
         rows: dict[int, tuple[int, int, int]] = {b[0]: b for b in held.blocks}
         at = HEADER_SIZE
         while at < held.start:
-            found = _block_at(self._packs, self._secret, held.number, at)
+            found = _block_at(self._packs, self._secret, held.number, at, held.start)
             if found is None:
                 # A punched hole: the table lists what can be found from here on by the scan.
                 at = next_block(held.fd, at + 1, held.start)
@@ -250,11 +250,31 @@ class PackWriter:
         self._held = [h for h in self._held if not h.sealed]
 
     def close(self) -> None:
-        """Lets all packs go; what was not committed is past their committed length."""
+        """Lets all packs go. What was not committed is past their committed length, and given back:
+        on a full disk it may be all that there was."""
         for held in self._held:
-            held.lock.release()
+            try:
+                # As after a crash: if this fails, gc does it.
+                with contextlib.suppress(LayerstoreError, OSError):
+                    if os.fstat(held.fd).st_size > held.start:
+                        self._give_back(held)
+            finally:
+                held.lock.release()
         self._held.clear()
         self._dirty.clear()
+
+    def _give_back(self, held: _Held) -> None:
+        """Cuts a pack to what the index says of it: an interrupt may have come between the commit and
+        our notice of it."""
+        with self._index.read() as snapshot:
+            value = snapshot.get(Table.PACKS, pack_key(held.number))
+        if value is None:
+            self._packs.forget(held.number)
+            self._disk.unlink(held.path)
+            return
+        length = PackRow.parse(value).length
+        if os.fstat(held.fd).st_size > length:
+            self._disk.truncate(held.fd, length, held.path)
 
 
 class _Held:
@@ -277,10 +297,17 @@ class _Held:
         return self.lock.fd
 
 
-def _block_at(packs: Packs, secret: bytes, number: int, offset: int) -> tuple[int, int] | None:
-    """`(length, first number)` of the block whose header begins at `offset`."""
+def _block_at(
+    packs: Packs, secret: bytes, number: int, offset: int, end: int
+) -> tuple[int, int] | None:
+    """`(length, first number)` of the block whose header begins at `offset`, or None. What is left of
+    a dead block at the edges of a hole may look like a header, and like one that ends behind `end`."""
+    if offset + 24 > end:
+        return None
     size = header_size(packs.read(number, offset, 24))
-    head = None if size is None else parse_block(secret, packs.read(number, offset, size))
+    if size is None or offset + size > end:
+        return None
+    head = parse_block(secret, packs.read(number, offset, size))
     return None if head is None else (head.size + head.payload, head.runs[0][0])
 
 

@@ -96,8 +96,12 @@ class Chunks:
         with self._lock:
             found = self._cache.get(key)
             if found is not None:
-                self._cache.move_to_end(key)
-                return found[0]
+                if not found[0].done() or found[0].exception() is None:
+                    self._cache.move_to_end(key)
+                    return found[0]
+                # What failed once (no descriptor was free, the disk hiccuped) is tried again.
+                del self._cache[key]
+                self._cached -= place.raw
             made: Future[bytes] = self._pool.submit(self.load, place)
             self._cache[key] = (made, place.raw)
             self._cached += place.raw

@@ -15,7 +15,7 @@ import time
 from ..core.hashing import blake3
 from ..errors import CorruptError, NotFoundError
 from ..values import CheckReport, Damage
-from . import blocks, graph, placing
+from . import blocks, graph, mounts, placing
 from .check import Findings, affected, record, refs_to
 from .disk import Disk
 from .index import MAX_KEYS, UNLOGGED, Index, Table, Write
@@ -36,6 +36,7 @@ def rebuild(path: str, *, timeout: float | None = None) -> CheckReport:
     disk = Disk()
     if not exists(path):
         raise NotFoundError(f"no store at {path}", path=path)
+    mounts.refuse_remote(path)
     with open(os.path.join(path, "FORMAT"), "rb") as f:
         made = Format.parse(f.read(65536), os.path.join(path, "FORMAT"))
     lock = FileLock(os.path.join(path, "lock"))

@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING
 
 from .graph import CHECKED
-from .index import Table, Write
+from .index import Snapshot, Table, Write
 from .locks import FileLock
 from .mark import all_places
 from .packs import HEADER_SIZE
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .storage import Storage
 
 PAGE = 4096
-_TOC_TAIL = 36
+TOC_TAIL = 36
 BATCH = 256
 """Packs locked at a time: bounds descriptors, and a batch costs one walk over the block table."""
 
@@ -53,9 +53,12 @@ def reclaim_raws(storage: Storage) -> int:
 
 
 def reclaim_packs(storage: Storage) -> int:
-    """Punches dead gaps, truncates tails, unlinks packs without live blocks; returns bytes."""
+    """Punches dead gaps, truncates tails, unlinks packs without live blocks; returns bytes. Whole files
+    go first: on a full disk a hole may need room for the filesystem's own notes."""
     freed = 0
-    numbers = storage.packs.numbers()
+    with storage.index.read() as snapshot:
+        used = {place.pack for place in all_places(snapshot)}
+    numbers = sorted(storage.packs.numbers(), key=lambda number: (number in used, number))
     for at in range(0, len(numbers), BATCH):
         with contextlib.ExitStack() as held:
             locked: dict[int, FileLock] = {}
@@ -67,6 +70,38 @@ def reclaim_packs(storage: Storage) -> int:
             if locked:
                 freed += _reclaim_locked(storage, locked)
     return freed
+
+
+def leftovers(storage: Storage, snapshot: Snapshot) -> int:
+    """Bytes that dead writers left: files that no row names, and what is past committed lengths."""
+    total = 0
+    for number in storage.packs.numbers():
+        value = snapshot.get(Table.PACKS, pack_key(number))
+        known = 0 if value is None else PackRow.parse(value).length
+        total += _unclaimed(storage.packs.path(number), known)
+    for serial in storage.raws.serials():
+        if snapshot.get(Table.RAWS, serial_key(serial)) is None:
+            total += _unclaimed(storage.raws.path(serial), 0)
+    return total
+
+
+def _unclaimed(path: str, known: int) -> int:
+    """What a file holds past `known` bytes and nobody writes."""
+    try:
+        found = os.stat(path)
+        if found.st_size <= known:
+            return 0
+        lock = FileLock(path)
+        if not lock.try_acquire(create=False):
+            return 0
+        lock.release()
+    except FileNotFoundError:
+        return 0
+    except OSError as e:
+        # A file that is not ours to write: nobody here writes it, and it counts.
+        if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+    return min(found.st_blocks * 512, found.st_size - known)
 
 
 def _reclaim_locked(storage: Storage, locked: dict[int, FileLock]) -> int:
@@ -101,10 +136,17 @@ def _reclaim_locked(storage: Storage, locked: dict[int, FileLock]) -> int:
             storage.disk.unlink(path)
             unlinked = True
             freed += allocated
+    for number, lock in locked.items():
+        path = storage.packs.path(number)
+        allocated = os.fstat(lock.fd).st_blocks * 512
+        row = rows[number]
+        if row is None or not live[number]:
             continue
         if os.fstat(lock.fd).st_size > row.length:
             storage.disk.truncate(lock.fd, row.length, path)
-        end = _toc_offset(lock.fd, row.length) if row.sealed else row.length
+        end = row.length
+        if row.sealed:
+            end = toc_offset(os.pread(lock.fd, TOC_TAIL, row.length - TOC_TAIL), row.length)
         at = HEADER_SIZE
         touched = False
         for offset, length in [*sorted(live[number]), (end, 0)]:
@@ -119,10 +161,9 @@ def _reclaim_locked(storage: Storage, locked: dict[int, FileLock]) -> int:
     return freed
 
 
-def _toc_offset(fd: int, length: int) -> int:
-    """Where a sealed pack's table of contents begins (its last 36 bytes say so); the end of the pack
-    where they are damaged."""
-    tail = os.pread(fd, _TOC_TAIL, length - _TOC_TAIL)
+def toc_offset(tail: bytes, length: int) -> int:
+    """Where a sealed pack's table of contents begins, as its last `TOC_TAIL` bytes say; the end of the
+    pack where they are damaged."""
     return min(length, int.from_bytes(tail[12:20], "little"))
 
 

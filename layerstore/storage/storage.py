@@ -231,20 +231,25 @@ class Storage:
 
     def _check_journal(self) -> None:
         """Refuses an index that is older than its packs (rule 15)."""
-        for _ in range(50):
-            with self.index.read() as snapshot:
-                at = snapshot.position
-            if self.journal.beyond(at) < 2:
+        with contextlib.suppress(CorruptError):
+            if self._is_young():
                 return
-            # Others commit while we look: an old index stays old.
-            with self.index.read() as snapshot:
-                if snapshot.sequence == at.sequence:
-                    break
+        # Others may have committed, or cut the metadata pack, while we looked: not under the gate.
+        with self.gate():
+            if self._is_young():
+                return
         raise CorruptError(
             f"the index of {self.path} is older than its packs (a restored copy?): nothing was "
             "written; run `layerstore check --rebuild-index`",
             where=os.path.join(self.path, "index"),
         )
+
+    def _is_young(self) -> bool:
+        """Whether at most one record lies beyond the index. Raises CorruptError for a file that is
+        missing."""
+        with self.index.read() as snapshot:
+            at = snapshot.position
+        return self.journal.beyond(at) < 2
 
     # ---- the handle ---------------------------------------------------------------------------
 
@@ -302,15 +307,18 @@ class Storage:
             self.count_appended,
         )
 
-    def condemned(self, snapshot: Snapshot) -> Condemned | None:
-        """What is condemned in a snapshot."""
+    def condemned(self, snapshot: Snapshot, *, strict: bool = False) -> Condemned | None:
+        """What is condemned in a snapshot. A set whose file is lost or damaged condemns nothing: blobs
+        go before their chunks, so what has a row is whole. With `strict` it raises CorruptError."""
         try:
             return self.condemned_files.load(snapshot)
         except CorruptError:
             named = snapshot.get(Table.META, CONDEMNED)
             with self.index.read() as now:
                 if named is None or now.get(Table.META, CONDEMNED) == named:
-                    raise
+                    if strict:
+                        raise
+                    return None
             # Deleted and unlinked while this snapshot was open.
             number, sequence = CondemnedFiles.named(named)
             return Overtaken(number, sequence, self._has_blob, self._has_numbers)
@@ -447,20 +455,14 @@ def create(path: str, *, pack_size: int = PACK_SIZE, disk: Disk | None = None) -
     disk = disk if disk is not None else Disk()
     disk.mkdir(path)
     mounts.refuse_remote(path)
+    if exists(path):
+        return
+    _refuse_foreign(path)
     lock = FileLock(os.path.join(path, "lock"))
-    lock.acquire(30.0, "the new store", shared=False) if not exists(path) else None
+    lock.acquire(30.0, "the new store", shared=False)
     try:
         if exists(path):
             return
-        foreign = [
-            n for n in os.listdir(path) if n not in (*FOLDERS, "lock", "FORMAT.new", "lost+found")
-        ]
-        if foreign:
-            raise LayerstoreError(
-                f"{path} is no store and is not empty (it holds {foreign[0]!r}): "
-                "give an empty or new directory",
-                path=path,
-            )
         for folder in FOLDERS:
             disk.mkdir(os.path.join(path, folder))
         disk.sync_dir(path)
@@ -469,6 +471,19 @@ def create(path: str, *, pack_size: int = PACK_SIZE, disk: Disk | None = None) -
         disk.sync_dir(os.path.dirname(path))
     finally:
         lock.release()
+
+
+def _refuse_foreign(path: str) -> None:
+    """Raises LayerstoreError for a directory that holds something else; nothing was written there."""
+    ours = (*FOLDERS, "lock", "FORMAT.new", "lost+found")
+    foreign = sorted(n for n in os.listdir(path) if n not in ours)
+    # Asked again, since another process may have made it meanwhile.
+    if foreign and not exists(path):
+        raise LayerstoreError(
+            f"{path} is no store and is not empty (it holds {foreign[0]!r}): "
+            "give an empty or new directory",
+            path=path,
+        )
 
 
 def open_storage(

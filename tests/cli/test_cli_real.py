@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -426,6 +427,66 @@ def test_where_no_store_is_none_is_made(args, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["import", "gopher:x", "x:1"],
+        ["import", "", "x:1"],
+        ["import", "oci:", "x:1"],
+        ["import", "oci:x", "no name"],
+        ["export", "app:1", "elsewhere"],
+        ["inspect", ""],
+        ["tag", "app:1", ""],
+        ["check", "--repair-from", "elsewhere"],
+        ["images", "--store", ""],
+    ],
+)
+def test_what_cannot_be_meant_is_wrong_usage(args, store):
+    error("--store", str(store), *args, code=2)
+
+
+def test_what_is_not_there_to_repair_from_is_said_at_once(store):
+    for transport in ("oci:/nowhere", "oci-archive:/nowhere.tar", "docker-archive:/nowhere.tar"):
+        failed = error("--store", str(store), "check", "--repair-from", transport, code=4)
+        assert "/nowhere" in failed["message"]
+
+
+def test_signatures_have_no_place_in_docker_archives(store, tmp_path):
+    to = f"docker-archive:{tmp_path}/app.tar"
+    error("--store", str(store), "export", "--referrers", "app:1", to, code=1)
+    assert not (tmp_path / "app.tar").exists()
+
+
+def test_an_error_names_the_archive_that_was_asked_for(store, tmp_path):
+    to = f"oci-archive:{tmp_path}/none/app.tar"
+    failed = error("--store", str(store), "export", "app:1", to, code=1)
+    assert failed["path"] == f"{tmp_path}/none/app.tar"
+
+
+def test_a_layout_that_others_write_is_waited_for_no_longer_than_timeout(store, tmp_path):
+    s = ["--store", str(store)]
+    run(*s, "export", "app:1", f"oci:{tmp_path}/out:1")
+    fd = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    error("--timeout", "0.1", *s, "export", "app:1", f"oci:{tmp_path}/out:2", code=5)
+    os.close(fd)
+    run("--timeout", "0.1", *s, "export", "app:1", f"oci:{tmp_path}/out:2")
+
+
+def test_what_is_imported_under_a_lease_outlives_its_name(store, layout):
+    s = ["--store", str(store)]
+    lease = ask("lease create", *s)["id"]
+    run(*s, "--lease", lease, "import", f"oci:{layout}:app", "again:1")
+    run(*s, "--lease", lease, "import", f"oci:{layout}:base", "base:1")
+    blobs = {blob["digest"] for blob in ask("blob ls", *s)["blobs"]}
+    run(*s, "untag", "app:1", "again:1", "base:1")
+    ask("gc", *s, "--aggressive")
+    assert {blob["digest"] for blob in ask("blob ls", *s)["blobs"]} == blobs
+    run(*s, "lease", "rm", lease)
+    ask("gc", *s, "--aggressive")
+    assert ask("blob ls", *s)["blobs"] == []
+
+
 def test_what_cannot_be_imported(layout, tmp_path):
     s = ["--store", str(tmp_path / "s")]
     (tmp_path / "text").write_text("no tar")
@@ -435,7 +496,6 @@ def test_what_cannot_be_imported(layout, tmp_path):
         f"oci-archive:{tmp_path}/none.tar",
         f"oci-archive:{tmp_path}/text",
         f"docker-archive:{tmp_path}/text",
-        "gopher:x",
     ):
         command = [*COMMAND, *s, "import", transport, "x:1"]
         done = subprocess.run(command, capture_output=True, env=ENVIRONMENT)
@@ -472,6 +532,20 @@ WITHOUT_PRIVILEGE = (
 def set_modes(store: Path, directory: int, file: int) -> None:
     for path in sorted([store, *store.rglob("*")], reverse=True):
         path.chmod(directory if path.is_dir() else file)
+
+
+def test_a_layer_that_inflates_too_far_is_kept_and_not_looked_into(layout, tmp_path):
+    s = ["--store", str(tmp_path / "s")]
+    limited = ["--inflate-limit", "100k"]
+    (image,) = ask("import", *s, *limited, f"oci:{layout}:zipped", "a:1")["images"]
+    assert "inflates to more than 102400 bytes" in " ".join(image["warnings"])
+    run(*s, "ls", "a:1", code=1)
+    error(*s, "cat", "a:1", "/etc/os-release", code=1)
+    run(*s, "export", "a:1", f"oci:{tmp_path}/out:zipped")
+    assert blobs(tmp_path / "out").items() <= blobs(layout).items()
+    assert ask("check", *s, "--full")["ok"] is True
+    other = ["--store", str(tmp_path / "t")]
+    error(*other, "import", "--strict", *limited, f"oci:{layout}:zipped", "a:1", code=6)
 
 
 def test_what_is_not_allowed_is_7(store):

@@ -111,10 +111,12 @@ def test_problems_are_found():
 
 def test_import_hands_everything_on(run):
     store = FakeStore()
-    run("import", "--all", "--strict", "--defer", "oci:x", "pre/", store=store)
+    words = ("--all", "--strict", "--defer", "--inflate-limit", "10G")
+    run("import", *words, "oci:x", "pre/", store=store)
     args, options = store.asked("import_images")
     assert args == ("oci:x", "pre/")
     assert callable(options.pop("progress"))
+    assert options.pop("inflate_limit") == 10 << 30
     assert options == {"all": True, "strict": True, "defer": True}
     assert store.opened[0]["create"] is True
 

@@ -56,7 +56,7 @@ class Parts:
 def take_apart(data: bytes, sizes: Iterable[int] = ()) -> Parts:
     """Splits with windows of the given sizes (then as large as needed)."""
     parts = Parts()
-    splitter = split.Splitter()
+    splitter, prover = split.Splitter(), split.Prover()
     wanted = iter(sizes)
     at, size = 0, 0
     while True:
@@ -64,6 +64,7 @@ def take_apart(data: bytes, sizes: Iterable[int] = ()) -> Parts:
         final = at + size >= len(data)
         window = memoryview(data)[at : at + size]
         batch = splitter.feed(window, final)
+        prover.feed(window, batch)
         for offset, length, kind, piece_id in batch.rows():
             parts.content.append(bytes(window[offset : offset + length]))
             parts.kinds.append(kind)
@@ -425,3 +426,65 @@ def test_headers_alone_tell_where_content_goes() -> None:
 def test_padding_that_is_not_zero_comes_back() -> None:
     data = header(b"f", 5) + b"12345" + b"\xaa" * 507 + header(b"g", 1) + padded(b"1") + END
     assert assert_exact(data).content == [b"12345", b"1"]
+
+
+class Batch:
+    """What a splitter gave, to be changed."""
+
+    def __init__(self, data: bytes) -> None:
+        batch = split.Splitter().feed(data, True)
+        assert batch.used == len(data)
+        self.used, self.n = batch.used, batch.n
+        self.head, self.marks = bytearray(batch.head), bytearray(batch.marks)
+        self.pieces = ffi.new("ls_piece[]", self.n)
+        ffi.memmove(self.pieces, batch.pieces, ffi.sizeof("ls_piece") * self.n)
+
+
+def test_a_wrong_split_is_not_proven() -> None:
+    """Whatever is changed in what the splitter gave: it does not join to what came."""
+    data = (
+        file(b"a", noise(3000))
+        + file(b"b.pyc", pyc(1))
+        + pax((b"path", b"long/" * 60))
+        + file(b"c", noise(CHUNK_MAX + 9))
+        + sparse_1_0([(512, b"def" * 300)], 5000)
+        + old_sparse([(0, b"abc"), (9000, b"x" * 700)], 10_000)
+        + file(b"d.pyc", pyc(2))
+        + END
+    )
+    split.Prover().feed(data, Batch(data))  # type: ignore[arg-type]
+    assert len(Batch(data).marks) == 4
+    source = random.Random(2)
+    changes = 0
+
+    def refused(batch: Batch) -> None:
+        nonlocal changes
+        with pytest.raises(InvalidInputError, match="prover"):
+            split.Prover().feed(data, batch)  # type: ignore[arg-type]
+        changes += 1
+
+    for at in (*range(0, 512, 7), *(source.randrange(len(Batch(data).head)) for _ in range(200))):
+        batch = Batch(data)
+        batch.head[at] ^= 1 << source.randrange(8)
+        refused(batch)
+    for name in ("head", "marks"):
+        for change in (b"", b"\0", b"\1\1"):
+            batch = Batch(data)
+            kept = getattr(batch, name)
+            setattr(batch, name, kept[:-1] if not change else kept + change)
+            refused(batch)
+    for at in range(4):
+        for value in (0, 1, 3, 15, 17, 0x80):
+            batch = Batch(data)
+            if batch.marks[at] != value:
+                batch.marks[at] = value
+                refused(batch)
+    for n in range(Batch(data).n):
+        for field, by in (("offset", 1), ("offset", -1), ("length", 1), ("length", -1)):
+            batch = Batch(data)
+            setattr(batch.pieces[n], field, getattr(batch.pieces[n], field) + by)
+            refused(batch)
+    batch = Batch(data)
+    batch.n -= 1
+    refused(batch)
+    assert changes > 250

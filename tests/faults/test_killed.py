@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import stores
-from crash_worker import content_of
+from crash_worker import BLOBS, content_of, image_of, number_of
 
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "crash_worker.py")
-ROUNDS = 150
+ROUNDS = int(os.environ.get("LAYERSTORE_KILLS", "300")) // 2
+"""For each of two seeds."""
 
 
 def _environment() -> dict[str, str]:
@@ -88,6 +89,14 @@ def _believe(lines: list[str], have: dict[str, str], unsure: set[str]) -> None:
             unsure.discard(name)
 
 
+def _cut(lines: list[str]) -> str:
+    """What a worker was at when it was killed."""
+    word, _, name = (lines or ["open"])[-1].partition(" ")
+    if word == "try":
+        return "import" if number_of(name) >= BLOBS else "put"
+    return {"drop": "untag", "gc": "gc"}.get(word, "between")
+
+
 def _verify(path: str, have: dict[str, str], unsure: set[str], *, full: bool) -> None:
     with stores.opened(path) as content:
         with content.operation() as op:
@@ -100,29 +109,37 @@ def _verify(path: str, have: dict[str, str], unsure: set[str], *, full: bool) ->
                 have[name] = names[name]
         assert names == have
         for name, digest in names.items():
-            assert stores.sha256(content_of(int(name[1:]))[0]) == digest
+            assert stores.sha256(content_of(number_of(name))[0]) == digest
         if full:
             for name, digest in names.items():
-                assert stores.get(content, digest) == content_of(int(name[1:]))[0]
+                number = number_of(name)
+                assert stores.get(content, digest) == content_of(number)[0]
+                for part in image_of(number)[1] if number >= BLOBS else ():
+                    assert stores.get(content, stores.sha256(part)) == part
             stores.clean(content)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_kill_at_any_moment(fast_path: Path, zygote: Zygote, seed: int) -> None:
-    """`kill -9` at 300 random moments (150 here, twice) of puts, untags, gcs and checkpoints."""
+    """`kill -9` at 300 random moments (150 here, twice) of puts, imports, untags, gcs, checkpoints.
+
+    `LAYERSTORE_KILLS=3000` does it more often."""
     path = str(fast_path / "s")
     source = random.Random(seed)
     have: dict[str, str] = {}
     unsure: set[str] = set()
+    cut = {"put": 0, "import": 0, "untag": 0, "gc": 0, "between": 0}
     for turn in range(ROUNDS):
         zygote.begin(path, seed * 1000 + turn)
         time.sleep(source.random() * 0.06)
         said, status = zygote.end(signal.SIGKILL)
         assert status == -signal.SIGKILL
+        cut[_cut(said)] += 1
         _believe(said, have, unsure)
         if turn % 10 == 0:
             _verify(path, have, unsure, full=turn % 50 == 0)
     _verify(path, have, unsure, full=True)
+    assert min(cut["put"], cut["import"], cut["gc"]) >= ROUNDS // 15, cut
     # The next gc takes the leftovers, all of them.
     with stores.opened(path) as content:
         stores.gc(content.storage, aggressive=True)

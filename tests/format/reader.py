@@ -514,9 +514,13 @@ class Store:
         if row is None:
             return set()
         number, _sequence = struct.unpack("<QQ", row)
-        with open(os.path.join(self.path, "gc", f"{number:08d}.condemned"), "rb") as f:
-            data = f.read()
-        need(self.keyed(data[:-32]) == data[-32:], "a condemned set")
+        try:
+            with open(os.path.join(self.path, "gc", f"{number:08d}.condemned"), "rb") as f:
+                data = f.read()
+        except FileNotFoundError:
+            return set()
+        if self.keyed(data[:-32]) != data[-32:]:
+            return set()
         magic, blobs, runs = struct.unpack("<8sQQ", data[:24])
         need(magic == b"LSCOND\x01\n", "a condemned set")
         need(len(data) == 24 + 8 * blobs + 16 * runs + 32, "a condemned set")

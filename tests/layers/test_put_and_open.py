@@ -76,8 +76,15 @@ def test_ranges_of_every_form(content: Content, name: str) -> None:
         assert blob.read() == data[-10:]
         blob.seek(0)
         assert hashlib.sha256(blob.read()).hexdigest() == info.digest[7:]
+        # A file that was read is at its end, as any file is.
+        assert blob.tell() == len(data)
+        assert blob.read() == b""
         blob.seek(len(data) + 5)
         assert blob.read(3) == b""
+    # Closed, nothing holds it any more, and nothing is read.
+    for read in (blob.read, lambda: blob.read(5), lambda: list(blob.chunks())):
+        with pytest.raises(ValueError, match="closed"):
+            read()
         with pytest.raises(InvalidInputError):
             blob.seek(-1)
     with content.open(info.digest) as blob:

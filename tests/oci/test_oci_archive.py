@@ -15,6 +15,7 @@ from typing import Any
 
 import oci_make as make
 import pytest
+import stores
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
@@ -501,7 +502,7 @@ def test_an_oci_archive_is_the_same_every_time(
     store.export_image("app:1", f"oci-archive:{tmp_path}/three.tar:v9")
     with tarfile.open(tmp_path / "three.tar") as t:
         assert {m.mtime for m in t} == {1_700_000_000}
-        t.extractall(tmp_path / "x", filter="data")
+        stores.extract(t, tmp_path / "x")
     assert make.read(tmp_path / "x") == app.all
     assert make.entries(tmp_path / "x") == {"v9": app.digest}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tarfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import oci_make as make
 import pytest
+import stores
 
 import layerstore
 from layerstore.digest import digest_of
@@ -110,7 +112,7 @@ def test_oci_archives_of_skopeo(
 ) -> None:
     skopeo("copy", "-q", f"oci:{tmp_path}/in", f"oci-archive:{tmp_path}/theirs.tar:v7")
     with tarfile.open(tmp_path / "theirs.tar") as t:
-        t.extractall(tmp_path / "theirs", filter="data")
+        stores.extract(t, tmp_path / "theirs")
     store.import_image(f"oci-archive:{tmp_path}/theirs.tar:v7", "x")
     store.export_image("x", f"oci:{tmp_path}/out")
     assert make.read(tmp_path / "out") == make.read(tmp_path / "theirs")
@@ -138,6 +140,67 @@ def test_umoci_unpacks_our_layout(
     rootless = [] if os.geteuid() == 0 else ["--rootless"]
     umoci("unpack", *rootless, "--image", f"{tmp_path}/out:1.2", tmp_path / "bundle")
     assert (tmp_path / "bundle/rootfs/etc/one").read_bytes() == b"1" * 3000
+
+
+def _layer(*members: tuple[str, bytes | None, str, str]) -> bytes:
+    """A tar of `(name, content, type, target)`, in this order."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data, kind, link in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind.encode(), link
+            info.mode = 0o755 if kind == "5" else 0o644
+            info.size = 0 if data is None else len(data)
+            archive.addfile(info, io.BytesIO(data or b""))
+    return out.getvalue()
+
+
+LINKED = (
+    _layer(
+        ("usr", None, "5", ""),
+        ("usr/bin", None, "5", ""),
+        ("bin", None, "2", "usr/bin"),
+        ("data", None, "5", ""),
+        ("data/kept", b"first\n", "0", ""),
+        ("data/replaced", None, "1", "data/kept"),
+        ("data/gone", b"second\n", "0", ""),
+        ("data/stays", None, "1", "data/gone"),
+        ("data/loop", None, "2", "/data/../data"),
+        ("tree", None, "5", ""),
+        ("tree/below", b"hidden\n", "0", ""),
+        ("twice", b"old\n", "0", ""),
+        ("of-old", None, "1", "twice"),
+        ("twice", b"new\n", "0", ""),
+    ),
+    _layer(
+        # The names that hard links were made to are given away.
+        ("data/kept", b"third\n", "0", ""),
+        ("data/.wh.gone", b"", "0", ""),
+        # Through symbolic links of the layer below.
+        ("bin/tool", b"tool\n", "0", ""),
+        ("data/loop/deep", b"deep\n", "0", ""),
+        ("tree", b"a file now\n", "0", ""),
+        ("more", None, "1", "data/stays"),
+    ),
+    _layer(("bin/second", b"second tool\n", "0", "")),
+)
+
+
+def test_files_are_those_that_umoci_unpacks(store: Store, tmp_path: Path, umoci: Client) -> None:
+    """Hard links whose names were given away, and paths that lead through symbolic links."""
+    store.import_image(f"oci:{make.layout(tmp_path / 'in', (make.image(*LINKED), {}))}", "app:1")
+    store.export_image("app:1", f"oci:{tmp_path}/out")
+    rootless = [] if os.geteuid() == 0 else ["--rootless"]
+    umoci("unpack", *rootless, "--image", f"{tmp_path}/out:1", tmp_path / "bundle")
+    root = tmp_path / "bundle/rootfs"
+    image = store.image("app:1")
+    listed = {entry.path for entry in image.entries()}
+    assert listed == {str(path.relative_to(root)) for path in root.rglob("*")}
+    for path in listed:
+        if (root / path).is_file():
+            assert b"".join(image.open(path)) == (root / path).read_bytes(), path
+    assert b"".join(image.open("bin/tool")) == b"tool\n"
+    assert [e.path for e in image.entries("data/stays")] == ["data/stays"]
 
 
 def test_umoci_changes_an_image_and_we_take_it(

@@ -96,6 +96,7 @@ def test_a_large_manifest_is_refused_by_its_size() -> None:
         ({**MANIFEST, "layers": [{**DESC, "digest": "sha256:" + "AB" * 32}]}, ""),
         ({**MANIFEST, "layers": [{**DESC, "digest": "md5:" + "ab" * 16}]}, ""),
         ({**MANIFEST, "layers": [{**DESC, "digest": f"sha256:{HEX}\n"}]}, ""),
+        ({**MANIFEST, "layers": [{**DESC, "digest": f"sha256:{HEX[:-1]}\n"}]}, ""),
         ({**MANIFEST, "layers": [{**DESC, "data": "!!"}]}, ""),
         ({**MANIFEST, "layers": [{**DESC, "data": "e30="}]}, ""),
         ({**MANIFEST, "annotations": {"a": 1}}, ""),

@@ -582,3 +582,13 @@ def test_one_strange_image_does_not_hide_the_others(fake: FakeContent, tmp_path:
     assert not good.warnings
     assert (odd.name, odd.bytes, odd.blobs) == ("letter:1", 8, 1)
     assert len(odd.warnings) == 1
+
+
+def test_a_path_that_is_nowhere_is_an_error_in_one_layer_too(store: Store, tmp_path: Path) -> None:
+    image = make.image(make.tar({"etc/one": b"1"}), make.tar({"etc/two": b"2"}))
+    store.import_image(f"oci:{make.layout(tmp_path / 'in', (image, {}))}", "app:1")
+    found = store.image("app:1")
+    assert [e.path for e in found.entries("/etc", layer=1)] == ["etc/two"]
+    for path in ("etc/two", "../etc", "nothing"):
+        with pytest.raises(NotFoundError):
+            list(found.entries(path, layer=0))

@@ -233,6 +233,27 @@ def test_time_limit_goes_on(
     assert not complete
 
 
+def test_a_short_time_comes_to_every_digest(
+    content: Content, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However short the time, and however long packs take: digests get their turn, too."""
+    _fill(content)
+    read: list[str] = []
+    before = checking._read_all
+    monkeypatch.setattr(checking, "_read_all", lambda c, d, t: (read.append(d), before(c, d, t))[1])
+    monkeypatch.setattr(compact, "deadline", lambda _: lambda: True)
+    with content.operation() as op:
+        digests = {blob.digest for blob in op.blobs()}
+    units = len(stores.packs(storage.path)) + len(stores.raws(storage.path)) + len(digests)
+    for _ in range(units):
+        report = checking.check(
+            content, blocks=True, full=True, max_time=1, repair=None, progress=None
+        )
+        assert report.ok
+        assert not report.complete
+    assert set(read) == digests
+
+
 # ---- the index anew ----------------------------------------------------------------------------
 
 

@@ -247,6 +247,7 @@ def test_a_session_outlived_by_a_forked_child(where: str) -> None:
         os.kill(child, 9)
 
 
+@pytest.mark.needs("root")
 def test_two_pid_namespaces(where: str) -> None:
     """LMDB knows readers by pid: the second process 1 is told what is wrong and what to do."""
     import layerstore

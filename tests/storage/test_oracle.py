@@ -53,6 +53,7 @@ class Oracle(RuleBasedStateMachine):
         self.refs: dict[str, str] = {}
         self.held: list[set[str]] = [set(), set()]
         self.leases: dict[str, set[str]] = {}
+        self.bound: dict[str, int] = {}
         self.using: list[str | None] = [None, None]
         self.running: list[Operation | None] = [None, None]
         self._contexts: list[object] = [None, None]
@@ -154,35 +155,48 @@ class Oracle(RuleBasedStateMachine):
                 self._hold(who, digest)
 
     @precondition(lambda self: len(self.leases) < 3)
-    @rule(who=st.integers(0, 1))
-    def lease(self, who: int) -> None:
+    @rule(who=st.integers(0, 1), ttl=st.sampled_from([None, 3600.0]))
+    def lease(self, who: int, ttl: float | None) -> None:
         storage = self.handles[who].storage
         old = self.using[who]
         if old is not None:
             storage.leave_lease(old)
-        made = storage.create_lease(None)
+        made = storage.create_lease(ttl)
         storage.use_lease(made)
         self.leases[made] = set()
+        if ttl is None:
+            self.bound[made] = who
         self.using[who] = made
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), who=st.integers(0, 1))
     def drop_lease(self, data: st.DataObject, who: int) -> None:
         lease = data.draw(st.sampled_from(sorted(self.leases)))
+        self._leave(lease)
+        self.handles[who].storage.drop_lease(lease)
+        del self.leases[lease]
+        self.bound.pop(lease, None)
+
+    def _leave(self, lease: str) -> None:
         for n in (0, 1):
             if self.using[n] == lease:
                 self.handles[n].storage.leave_lease(lease)
                 self.using[n] = None
-        self.handles[who].storage.drop_lease(lease)
-        del self.leases[lease]
 
     @rule(who=st.integers(0, 1))
     def reopen(self, who: int) -> None:
+        self._close(who)
+        self.handles[who] = self._open()
+
+    def _close(self, who: int) -> None:
+        """What the session held goes with it, and the leases without a ttl that it made."""
         self._end(who)
+        for lease in [lease for lease, owner in self.bound.items() if owner == who]:
+            self._leave(lease)
+            del self.leases[lease], self.bound[lease]
         self.handles[who].storage.close()
         self.held[who] = set()
         self.using[who] = None
-        self.handles[who] = self._open()
 
     @rule(who=st.integers(0, 1))
     def begin_operation(self, who: int) -> None:
@@ -218,10 +232,7 @@ class Oracle(RuleBasedStateMachine):
     @rule()
     def rebuild(self) -> None:
         for who in (0, 1):
-            self._end(who)
-            self.handles[who].storage.close()
-            self.held[who] = set()
-            self.using[who] = None
+            self._close(who)
         assert rebuild(self.path).ok
         self.handles = [self._open(), self._open()]
 

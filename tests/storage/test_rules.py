@@ -18,7 +18,7 @@ import stores
 
 from layerstore.core.hashing import blake3
 from layerstore.errors import BusyError, DigestMismatchError, NotFoundError
-from layerstore.storage import gc, graph, leases, placing, sessions
+from layerstore.storage import clock, gc, graph, leases, placing, sessions
 from layerstore.storage.index import MAX_KEYS, Table, Write
 from layerstore.storage.leases import hold_key
 from layerstore.storage.locks import FileLock
@@ -413,31 +413,41 @@ def _paths() -> dict[str, str]:
 def test_rule_08_lease_time(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The boot clock counts; the wall clock does not; a reboot starts it anew, once."""
     data = stores.noise(1, 50_000)
-    clock = {"boot": "first", "time": 1000.0}
-    monkeypatch.setattr(leases, "boot_id", lambda: clock["boot"])
-    monkeypatch.setattr(leases, "boot_time", lambda: clock["time"])
+    now: dict[str, Any] = {"boot": "first", "time": 1000.0}
+    monkeypatch.setattr(leases, "boot_id", lambda: now["boot"])
+    monkeypatch.setattr(leases, "boot_time", lambda: now["time"])
     with stores.opened(where) as content:
         lease = content.storage.create_lease(60.0)
         content.storage.use_lease(lease)
         digest = stores.put(content, data)
     with stores.opened(where) as content:
         monkeypatch.setattr(time, "time", lambda: 9e9)
-        clock["time"] += 59
+        now["time"] += 59
         assert stores.gc(content.storage).removed_blobs == 0
         # Use renews it.
         content.storage.use_lease(lease)
-        clock["time"] += 59
+        now["time"] += 59
         assert stores.gc(content.storage).removed_blobs == 0
-        # A reboot: the clock begins again, and so does the lease, at what it had.
-        clock.update(boot="second", time=5.0)
+        # A reboot: the clock begins again (and may have come further than it was before anybody
+        # looks), and so does the lease, at what it had.
+        now.update(boot="second", time=50_000.0)
         assert stores.gc(content.storage).removed_blobs == 0
-        clock["time"] += 59
+        now["time"] += 59
         assert stores.gc(content.storage).removed_blobs == 0
         assert stores.get(content, digest) == data
-        clock["time"] += 2
+        now["time"] += 2
         assert stores.gc(content.storage).removed_blobs == 1
         with pytest.raises(NotFoundError):
             content.storage.use_lease(lease)
+
+
+def test_rule_08_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the boot's, which nobody can set; and it is known which boot."""
+    for name in ("time", "monotonic"):
+        monkeypatch.setattr(time, name, lambda: 9e9)
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert before <= clock.boot_time() <= time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert clock.boot_id() == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 _opened: list[str] = []
@@ -492,6 +502,36 @@ def test_rule_09_locks(where: str) -> None:
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_rule_09_a_lock_on_what_was_unlinked_is_none(
+    where: str, monkeypatch: pytest.MonkeyPatch, made_anew: bool
+) -> None:
+    """Between a waiter's open and its lock the holder unlinks the file and lets go: the lock that the
+    waiter gets is on nothing that others see, so it takes that of the new file."""
+    os.makedirs(where)
+    path = os.path.join(where, "some-lock")
+    flock = fcntl.flock
+    turns = [0]
+
+    def late(fd: int, how: int) -> None:
+        turns[0] += 1
+        if turns[0] == 1:
+            os.unlink(path)
+            if made_anew:
+                Path(path).touch()
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    waiter = FileLock(path)
+    assert waiter.try_acquire()
+    assert turns == [2]
+    assert os.path.samestat(os.fstat(waiter.fd), os.stat(path))
+    assert not FileLock(path).try_acquire()
+    waiter.release()
+    turns[0] = 0
+    assert FileLock(path).try_acquire(create=False) == made_anew
 
 
 def test_rule_09_a_forked_child_keeps_no_put_waiting(where: str) -> None:
@@ -571,8 +611,21 @@ def test_rule_11_one_gate(where: str) -> None:
         assert stores.get(content, info.digest) == wanted
 
 
-def test_rule_12_short_transactions(fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A layer of many files is committed in slices; so is its deletion; condemning it is one row."""
+@pytest.mark.parametrize("relieved", [True, False])
+def test_rule_12_short_transactions(
+    fast_path: Path, monkeypatch: pytest.MonkeyPatch, relieved: bool
+) -> None:
+    """A layer of many files is committed in slices, while it comes, and what is left of it in the end
+    (when it was not relieved) too; so is its deletion; condemning it is one row."""
+    waiting: list[int] = []
+    relieve = Operation.relieve
+
+    def watched(self: Operation) -> None:
+        if relieved:
+            relieve(self)
+        waiting.append(self.sink.waiting())
+
+    monkeypatch.setattr(Operation, "relieve", watched)
     path = str(fast_path / "s")
     count = 40_000
     tar = stores.tar_of({f"{i % 200}/{i}": b"%d" % i for i in range(count)})
@@ -605,6 +658,7 @@ def test_rule_12_short_transactions(fast_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Write, "finish", counted_finish)
     with stores.opened(path) as content:
         stores.keep(content, "a", tar, stores.TAR)
+        assert (max(waiting) < MAX_KEYS) == relieved
         assert sum(keys) >= count
         assert max(keys) <= MAX_KEYS
         stores.untag(content, "a")

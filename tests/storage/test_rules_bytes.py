@@ -16,21 +16,25 @@ import pytest
 import stores
 
 from layerstore.core.hashing import blake3
+from layerstore.core.split import SplitBatch, Splitter
 from layerstore.digest import digest_of
 from layerstore.errors import (
     BusyError,
     CorruptError,
+    LayerstoreError,
     NotFoundError,
     StoreFullError,
 )
 from layerstore.layers.content import Content
-from layerstore.storage import blocks, gc, graph, placing, reclaim, reserve
+from layerstore.layers.tree import scan_layer
+from layerstore.storage import blocks, compact, gc, graph, placing, reclaim, reserve
 from layerstore.storage.disk import Disk
 from layerstore.storage.index import Table
 from layerstore.storage.journal import Journal
 from layerstore.storage.locks import FileLock
 from layerstore.storage.rebuild import rebuild, replay
 from layerstore.storage.rows import PIECE, Runs, decode_runs, number_key
+from layerstore.storage.sink import Sink
 from layerstore.storage.storage import Storage, open_storage
 from layerstore.values import Edge, Ref
 
@@ -160,6 +164,42 @@ def test_rule_14_compaction_moves_nothing_damaged(where: str) -> None:
         assert place_of(content.storage, number) == was
         with pytest.raises(CorruptError):
             stores.get(content, stores.sha256(small))
+
+
+def test_rule_14_compaction_moves_only_what_lies_where_it_was_read(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Content that was found damaged, and healed elsewhere between the collector's read and its
+    commit, keeps its new place."""
+    one, two = stores.noise(1, 100_000), stores.noise(2, 150_000)
+    small = stores.tar_of({"one": one})
+    with stores.opened(where) as content, stores.opened(where) as other:
+        stores.keep(content, "both", stores.tar_of({"one": one, "two": two}), stores.TAR)
+        stores.keep(content, "small", small, stores.TAR)
+        ((number, _),) = runs_of(content.storage, stores.sha256(small))
+        was = place_of(content.storage, number)
+        stores.untag(content, "both")
+        seal = compact.Compactor._seal
+        healed: list[tuple[int, int, int]] = []
+
+        def late(self: compact.Compactor, copy: compact._Copy) -> None:
+            if any(p.first <= number < p.end for p in copy.sources):
+                with other.storage.operation() as op:
+                    op.storage.index.update(
+                        lambda tx: tx.put(Table.DAMAGE, b"n" + number_key(number), b'{"reason":""}')
+                    )
+                    op.sink.add(memoryview(one), [(0, len(one), 1, blake3(one))])
+                    op.commit(())
+                healed.append(place_of(other.storage, number))
+            seal(self, copy)
+
+        monkeypatch.setattr(compact.Compactor, "_seal", late)
+        stores.gc(content.storage)
+        assert healed
+        assert healed[0] != was
+        assert place_of(content.storage, number) == healed[0]
+        assert stores.get(content, stores.sha256(small)) == small
+        stores.clean(content)
 
 
 def test_rule_15_commit_records(where: str, tmp_path: Path) -> None:
@@ -330,6 +370,9 @@ def test_rule_19_what_is_read_is_what_was_asked_for(where: str) -> None:
                 drain()
             assert raw[:PIECE].startswith(b"".join(got))
         with content.open(stores.sha256(raw)) as blob:
+            blob.seek(PIECE + 50)
+            with pytest.raises(CorruptError, match="damaged at bytes"):
+                blob.read(10)
             blob.seek(2 * PIECE)
             assert blob.read(1000) == raw[2 * PIECE : 2 * PIECE + 1000]
     stores.flip(path, PIECE + 100)
@@ -386,6 +429,47 @@ def test_rule_20_a_split_gives_back_what_came(where: str) -> None:
         assert info.forms == ("raw",)
 
 
+@pytest.mark.parametrize("kind", ["bytes", "file", "pipe"])
+def test_rule_20_a_split_is_proven_as_it_flows(
+    where: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    """A splitter that goes wrong in the second window: the tar is kept literally where it can be read
+    again, and refused where it cannot; never kept in a way that does not give it back."""
+    data = stores.tar_of({f"f{i}": stores.noise(i, 900_000) for i in range(24)})
+    feed = Splitter.feed
+    calls: list[int] = []
+    spoilt: list[bool] = []
+
+    def wrong(self: Splitter, window: memoryview, final: bool = False) -> SplitBatch:
+        batch = feed(self, window, final)
+        calls.append(batch.used)
+        if len(calls) > 1 and len(batch.head) and not spoilt:
+            batch.head[0] ^= 1
+            spoilt.append(True)
+        return batch
+
+    monkeypatch.setattr(Splitter, "feed", wrong)
+    path = tmp_path / "layer.tar"
+    path.write_bytes(data)
+    with stores.opened(where) as content:
+        with content.operation() as op, open(path, "rb") as f:
+            pieces = (data[at : at + 100_000] for at in range(0, len(data), 100_000))
+            source = {"bytes": data, "file": f, "pipe": pieces}[kind]
+            digest = stores.sha256(data)
+            if kind == "pipe":
+                with pytest.raises(LayerstoreError, match="would not give it back"):
+                    op.put(source, digest=digest, media_type=stores.TAR, diff_id=digest)
+                assert op.stat(digest) is None
+            else:
+                info = op.put(source, digest=digest, media_type=stores.TAR, diff_id=digest)
+                assert (info.forms, info.problem, info.diff_id) == (("plain",), None, digest)
+                assert stores.get(content, digest) == data
+                assert op.have_layer(digest) == (digest,)
+                assert len(list(scan_layer(content, digest))) == 24
+        assert spoilt
+        stores.clean(content)
+
+
 def test_rule_21_mark_follows(where: str) -> None:
     """Manifests downward, referrers backward from each of a subject's digests; and a chunk's id is no
     digest of a blob."""
@@ -423,7 +507,7 @@ def test_rule_21_mark_follows(where: str) -> None:
         assert stores.gc(content.storage).removed_blobs == 2
 
 
-def test_rule_22_the_look_ahead(where: str) -> None:
+def test_rule_22_the_look_ahead(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file up to 4 MiB is known as a whole; a longer one is cut as it streams, and shared all the
     same. Header streams go out in pieces."""
     small, large = stores.noise(1, 3 * MIB), stores.noise(2, 9 * MIB)
@@ -443,7 +527,18 @@ def test_rule_22_the_look_ahead(where: str) -> None:
             for i in range(3000):
                 tar.addfile(tarfile.TarInfo(f"directory/{i:05}"))
         many = headers.getvalue()
+        gone: list[int] = []
+        add_bytes = Sink.add_bytes
+
+        def watched(self: Sink, data: bytes | memoryview) -> Runs:
+            gone.append(len(data))
+            return add_bytes(self, data)
+
+        monkeypatch.setattr(Sink, "add_bytes", watched)
         stores.keep(content, "h", many, stores.TAR)
+        # All but less than a piece went while it came.
+        assert gone[0] > MIB
+        assert 0 < gone[1] < 256 * 1024
         with content.storage.index.read() as snapshot:
             serial = graph.serial_of(snapshot, stores.sha256(many))
             assert serial is not None
@@ -512,6 +607,35 @@ def test_rule_23_a_full_disk(where: str) -> None:
     stores.keep(content, "b", stores.noise(2, 10_000))
     stores.clean(content)
     storage.close()
+
+
+def test_rule_23_whole_files_go_first(fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hole may need room on a full disk; an unlinked file gives some."""
+    path = str(fast_path / "s")
+    calls: list[str] = []
+    unlink, punch = Disk.unlink, Disk.punch
+
+    def noted_unlink(self: Disk, path: str) -> None:
+        calls.extend(["unlink"] * path.endswith(".pack"))
+        unlink(self, path)
+
+    def noted_punch(self: Disk, fd: int, offset: int, length: int, path: str) -> bool:
+        calls.append("punch")
+        return punch(self, fd, offset, length, path)
+
+    monkeypatch.setattr(Disk, "unlink", noted_unlink)
+    monkeypatch.setattr(Disk, "punch", noted_punch)
+    with stores.opened(path, pack_size=2 * MIB) as content:
+        for n in range(12):
+            stores.keep(content, f"n{n}", stores.noise(n, 700_000))
+        assert len(stores.packs(path)) >= 5
+        # Of the first pack a part dies, of later ones all.
+        stores.untag(content, "n0", *(f"n{n}" for n in range(4, 12)))
+        stores.gc(content.storage)
+        assert calls.count("unlink") >= 2
+        assert "punch" in calls
+        assert calls == sorted(calls, key="unlink punch".index)
+        stores.clean(content)
 
 
 def test_rule_24_lmdb(where: str) -> None:
