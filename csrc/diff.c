@@ -111,7 +111,8 @@ static int put(ls_diff_out *res, ls_node *out, uint8_t *arena, size_t size, cons
     ls_node *to = &out[res->n_nodes++];
     *to = *node;
     to->flags = flags;
-    to->path_off = to->name_off = copy(arena, &res->arena_used, from + node->path_off, node->path_len);
+    to->path_off = to->name_off =
+        copy(arena, &res->arena_used, from + node->path_off, node->path_len);
     if (bare) {
         to->link_off = to->link_len = to->xattr_off = to->xattr_len = 0;
         return 1;
@@ -190,8 +191,9 @@ int ls_diff_feed(ls_diff *d, const ls_node *old_nodes, size_t n_old, const uint8
         }
         if ((!a && !old_done) || (!b && !new_done) || (!a && !b))
             break;
-        int order = !a ? 1 : !b ? -1 : compare_paths(path, a->path_len, new_arena + b->name_off,
-                                                     b->name_len);
+        int order = !a   ? 1
+                    : !b ? -1
+                         : compare_paths(path, a->path_len, new_arena + b->name_off, b->name_len);
         if (order < 0) {
             /* A socket was in no layer. */
             int whiteout = !(a->flags & LS_NODE_SOCKET);
@@ -214,15 +216,15 @@ int ls_diff_feed(ls_diff *d, const ls_node *old_nodes, size_t n_old, const uint8
         climb(d, b->depth);
         if (order == 0 && same(a, old_arena, b, new_arena)) {
             int kept = S_ISDIR(b->mode) && remember(d, b, new_arena);
-            wanted = (S_ISDIR(b->mode) && !kept) ||
-                     ((a->flags | flags) & LS_NODE_LINKED) ||
+            wanted = (S_ISDIR(b->mode) && !kept) || ((a->flags | flags) & LS_NODE_LINKED) ||
                      ((d->options & LS_DIFF_CONTENT) && S_ISREG(b->mode) && b->size > 0);
             if (!S_ISDIR(b->mode))
                 flags |= LS_NODE_SAME | (a->flags & LS_NODE_LINKED);
         } else if (order == 0 && (flags & LS_NODE_SOCKET)) {
             flags |= LS_NODE_WHITEOUT; /* what it took the place of is gone */
         }
-        parent *up = wanted && !(flags & (LS_NODE_SAME | LS_NODE_SOCKET)) ? waiting(d, b->depth) : NULL;
+        parent *up =
+            wanted && !(flags & (LS_NODE_SAME | LS_NODE_SOCKET)) ? waiting(d, b->depth) : NULL;
         if (up) {
             room = put_parent(d, up, new_arena + b->name_off, res, out, arena, arena_size);
             continue;

@@ -255,7 +255,7 @@ typedef struct ls_node {
     uint64_t size;
     int64_t mtime_sec;
     int64_t ctime_sec;
-    uint64_t data_offset; /* set by the writer: where in the tar the content begins */
+    uint64_t data_offset;  /* set by the writer: where in the tar the content begins */
     uint64_t given_offset; /* LS_NODE_GIVEN: the caller's own, see ls_seen */
     uint32_t mtime_nsec;
     uint32_t ctime_nsec;
@@ -280,7 +280,7 @@ typedef struct ls_node {
 #define LS_WALK_OVERLAY 1 /* marks of overlayfs are understood: they set the flags above */
 #define LS_WALK_FLAT 2    /* the root and what lies in it, not deeper */
 #define LS_WALK_NO_PROC 4 /* as if /proc were not mounted: symlinks and devices lose their xattrs */
-#define LS_WALK_BARE 8 /* no targets, no xattrs: what ls_nodes_hash needs */
+#define LS_WALK_BARE 8    /* no targets, no xattrs: what ls_nodes_hash needs */
 #define LS_WALK_PATH 65536 /* the longest path */
 
 typedef struct ls_walk ls_walk;

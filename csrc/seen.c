@@ -17,8 +17,7 @@ static int earlier(int64_t sec, uint32_t nsec, int64_t than_sec, uint32_t than_n
 
 /* Whether the node's content is its own, and read. */
 static int has_content(const ls_node *node) {
-    const uint32_t without =
-        LS_NODE_WHITEOUT | LS_NODE_SKIP | LS_NODE_HARDLINK | LS_NODE_METACOPY;
+    const uint32_t without = LS_NODE_WHITEOUT | LS_NODE_SKIP | LS_NODE_HARDLINK | LS_NODE_METACOPY;
     return S_ISREG(node->mode) && node->size > 0 && node->root == 0 && !(node->flags & without);
 }
 
@@ -85,8 +84,8 @@ size_t ls_seen_mark(ls_node *nodes, size_t n, const ls_seen *seen, size_t n_seen
         ls_node *node = &nodes[i];
         if (!has_content(node))
             continue;
-        ls_seen want = {.dev_major = node->dev_major, .dev_minor = node->dev_minor,
-                        .ino = node->ino};
+        ls_seen want = {
+            .dev_major = node->dev_major, .dev_minor = node->dev_minor, .ino = node->ino};
         size_t lo = 0, hi = n_seen;
         while (lo < hi) {
             size_t mid = lo + (hi - lo) / 2;
@@ -143,7 +142,8 @@ void ls_nodes_sum(const ls_node *nodes, size_t n, const uint8_t *arena, int with
         said.rdev_major = node->rdev_major;
         said.rdev_minor = node->rdev_minor;
         memcpy(said.name, path + cut, name);
-        ls_blake3_hash(LS_SIMD_AUTO, key, (const uint8_t *)&said, sizeof said - sizeof said.name + name, hash);
+        ls_blake3_hash(LS_SIMD_AUTO, key, (const uint8_t *)&said,
+                       sizeof said - sizeof said.name + name, hash);
         memcpy(parts, hash, sizeof parts);
         for (size_t k = 0; k < 4; k++)
             sum[k] += parts[k];

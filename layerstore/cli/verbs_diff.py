@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fcntl import F_SETPIPE_SZ, fcntl
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .context import Context
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import layerstore
 
 HOLD = 3600.0  # seconds that a layer is held without a lease: enough to name it in an image
+PIPE = 1 << 20  # bytes that a pipe may hold, so that who reads it does not wait for us
 USAGE = "layerstore diff --upper DIR [--lower DIR]... | OLD NEW"
 
 
@@ -117,6 +119,8 @@ def _target(name: str) -> Iterator[BinaryIO]:
     """Where the tar goes. A file that was begun and not finished is removed."""
     if name == "-":
         with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as pipe:
+            with suppress(OSError):  # no pipe, or more than this user may have
+                fcntl(pipe, F_SETPIPE_SZ, PIPE)
             yield pipe
         return
     with open(name, "wb", buffering=0) as file:

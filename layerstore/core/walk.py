@@ -12,6 +12,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 from ..errors import InvalidInputError, LayerstoreError, LimitError
@@ -392,6 +393,26 @@ class Walk:
             path = batch.text(out.path_off, out.path_len)
             raise file_error(self._err, self._where, path)
         return None
+
+    def ahead(self) -> Iterator[Batch]:
+        """All batches, each made by a thread while the one before is worked on; a batch is good until
+        the next is asked for. Behind a node that has a `stop` flag the walk waits: `prune` is heard."""
+        spare = Batch(self.batch.capacity, self.batch.arena_size)
+        with ThreadPoolExecutor(1, thread_name_prefix="layerstore-walk") as pool:
+            batch = self.next()
+            while batch is not None:
+                self.batch, spare = spare, batch
+                if batch.nodes[batch.n - 1].flags & self._stop:
+                    yield batch
+                    batch = self.next()
+                    continue
+                following = pool.submit(self.next)
+                try:
+                    yield batch
+                finally:
+                    # Also when nobody asks for more: the walk must not be closed in its midst.
+                    wait((following,))
+                batch = following.result()
 
     def _more(self) -> None:
         """More room for a directory's names, or for one node's xattrs."""

@@ -8,9 +8,10 @@ times with the nanoseconds that the tree has; `source_date_epoch` clamps those a
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..core.pack import IdMap
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     # A tar on a pipe needs no store: the rooms that make one are not loaded for it.
     from .content import Operation
     from .filecache import FileCache
+
+RING = 4
+"""Buffers between reading, hashing and writing."""
 
 Directory = str | os.PathLike[str] | int
 """A path, or the descriptor of an open directory."""
@@ -152,24 +156,30 @@ def _make(
 def _write(
     made: LayerTar, tar: BinaryIO, step: Callable[[int], None], *, hashed: bool = True
 ) -> str:
-    """The tar into a file; its digest, or nothing where nobody asks for it. Hashed by a thread of its
-    own, a buffer behind."""
-    buffers = [memoryview(bytearray(BUFFER)) for _ in range(3)]
-    busy: list[Future[None] | None] = [None, None, None]
+    """The tar into a file; its digest, or nothing where nobody asks for it. One thread writes, one
+    hashes, each a few buffers behind."""
+    buffers = [memoryview(mmap.mmap(-1, BUFFER)) for _ in range(RING)]
+    busy: list[list[Future[None]]] = [[] for _ in buffers]
     turn = 0
-    with HashPipe(("sha256",) if hashed else ()) as hashes:
+    with (
+        HashPipe(("sha256",) if hashed else ()) as hashes,
+        ThreadPoolExecutor(1, thread_name_prefix="layerstore-write") as writer,
+    ):
         while True:
-            waiting = busy[turn]
-            if waiting is not None:
+            for waiting in busy[turn]:
                 waiting.result()
             n = made.readinto(buffers[turn])
             if not n:
                 break
-            if hashed:
-                busy[turn] = hashes.feed(buffers[turn][:n])
-            _write_all(tar, buffers[turn][:n])
-            turn = (turn + 1) % len(buffers)
+            piece = buffers[turn][:n]
+            busy[turn] = [writer.submit(_write_all, tar, piece)]
+            hashing = hashes.feed(piece) if hashed else None
+            if hashing is not None:
+                busy[turn].append(hashing)
+            turn = (turn + 1) % RING
             step(n)
+        for waiting in (one for several in busy for one in several):
+            waiting.result()
         tar.flush()
         return hashes.digests()["sha256"] if hashed else ""
 

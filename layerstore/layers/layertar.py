@@ -16,8 +16,8 @@ from ..core.walk import Batch
 if TYPE_CHECKING:
     from .filecache import FileCache
 
-BUFFER = 1 << 20
-"""Bytes that go to a pipe at once: as much as a pipe can be made to hold."""
+BUFFER = 256 << 10
+"""Bytes that go to a pipe at once: they stay in the processor's cache on the way."""
 
 
 class Source(Protocol):

@@ -105,7 +105,7 @@ class Upper:
         fd, where = self._roots[0]
         out = _Collector()
         with Walk(fd, where, overlay=True, stop=REDIRECT) as walk:
-            while (batch := walk.next()) is not None:
+            for batch in walk.ahead():
                 if self._walked is not None:
                     self._walked(batch)
                 for i, flags in enumerate(batch.flags()):

@@ -132,7 +132,9 @@ def test_import_hands_everything_on(run):
     assert store.opened[0]["create"] is True
 
 
-@pytest.mark.parametrize("verb", sorted(set(COMMANDS) - {"import", "blob put", "lease create"}))
+@pytest.mark.parametrize(
+    "verb", sorted(set(COMMANDS) - {"import", "diff", "blob put", "lease create"})
+)
 def test_other_verbs_never_make_a_store(verb, run):
     store = FakeStore()
     run(*verb.split(), *COMMANDS[verb], store=store)
