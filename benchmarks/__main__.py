@@ -18,6 +18,7 @@ from pathlib import Path
 import layerstore
 from benchmarks import (
     checkout,
+    containers,
     deflate,
     diff,
     exact,
@@ -39,6 +40,7 @@ SECTIONS: dict[str, Callable[[Setting], list[report.Figure]]] = {
     "exact": exact.exact,
     "memory": memory.memory,
     "start": speed.start,
+    "snapshots": containers.snapshots,
     "micro": micro.micro,
     "deflate": deflate.deflate,
     "ingest": speed.ingest,

@@ -21,12 +21,15 @@ from blake3 import blake3
 
 TABLES = (
     "meta", "chunks", "files", "blocks", "packs", "blobs", "digests", "layers", "refs", "edges",
-    "subjects", "leases", "holds", "raws", "damage", "revived",
+    "subjects", "leases", "holds", "raws", "damage", "revived", "seen",
+    "unpacked", "snapshots",
 )  # fmt: skip
 SUMMED = (
     "blocks", "packs", "blobs", "digests", "refs", "edges", "subjects", "leases", "holds", "raws",
+    "snapshots",
 )  # fmt: skip
-UNLOGGED = ("chunks", "files", "blocks")
+LATER = ("seen", "unpacked", "snapshots")
+UNLOGGED = ("chunks", "files", "blocks", "seen")
 ALGORITHMS = {1: "sha256", 2: "sha512", 3: "blake3"}
 PIECE = 262_144
 
@@ -301,7 +304,12 @@ class Store:
         self.env = lmdb.open(
             os.path.join(path, "index"), readonly=True, lock=False, max_dbs=len(TABLES)
         )
-        self.dbs = {name: self.env.open_db(name.encode(), create=False) for name in TABLES}
+        self.dbs = {}
+        for name in TABLES:
+            try:
+                self.dbs[name] = self.env.open_db(name.encode(), create=False)
+            except lmdb.NotFoundError:
+                need(name in LATER, f"no table {name}")
         self.txn = self.env.begin()
         self.condemned_blobs = self._condemned()
 
@@ -324,11 +332,13 @@ class Store:
         return value
 
     def get(self, table: str, key: bytes) -> bytes | None:
+        if table not in self.dbs:
+            return None
         stored = self.txn.get(key, db=self.dbs[table])
         return None if stored is None else self._value(table, key, stored)
 
     def rows(self, table: str) -> Iterator[tuple[bytes, bytes]]:
-        for key, stored in self.txn.cursor(self.dbs[table]):
+        for key, stored in self.txn.cursor(self.dbs[table]) if table in self.dbs else ():
             yield key, self._value(table, key, stored)
 
     def check_sums(self) -> None:
