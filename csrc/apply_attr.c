@@ -183,7 +183,8 @@ int ls_apply_opaque(ls_apply *a, int fd) {
     return fsetxattr(fd, name, "y", 1, 0);
 }
 
-int ls_apply_attributes(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node, apply_what w) {
+int ls_apply_attributes(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node,
+                        apply_what w) {
     int own = 1, changed = 0;
     if (set_owner(a, node, &w, &own, &changed) < 0)
         return -1;

@@ -57,8 +57,8 @@ static uint64_t get64(const uint8_t *p) {
 }
 
 /* The next n bytes of the payload. */
-static int put_payload(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node, const uint8_t *p,
-                       size_t n) {
+static int put_payload(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node,
+                       const uint8_t *p, size_t n) {
     uint32_t at = 0, len = 0;
     const uint8_t *map = node->extra_len ? ls_tree_extra(mem, node, EXTRA_MAP, &at, &len) : NULL;
     if (map == NULL) {

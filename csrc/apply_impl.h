@@ -47,7 +47,8 @@ typedef struct apply_what {
 } apply_what;
 
 /* Owner, xattrs, mode, times, in this order. */
-int ls_apply_attributes(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node, apply_what w);
+int ls_apply_attributes(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node,
+                        apply_what w);
 int ls_apply_opaque(ls_apply *a, int fd);
 /* Whether it has xattrs of its own, or gets them. */
 int ls_apply_has_xattrs(const ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node);

@@ -114,8 +114,8 @@ uint32_t ls_tree_root(const ls_tree *t) {
     return t->root;
 }
 
-const uint8_t *ls_tree_extra(const ls_tree_mem *mem, const ls_tree_node *node, uint8_t tag, uint32_t *at,
-                             uint32_t *len) {
+const uint8_t *ls_tree_extra(const ls_tree_mem *mem, const ls_tree_node *node, uint8_t tag,
+                             uint32_t *at, uint32_t *len) {
     const uint8_t *p = mem->arena + node->extra_off;
     while (*at + EXTRA_HEAD <= node->extra_len) {
         const uint8_t *head = p + *at;

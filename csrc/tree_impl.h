@@ -76,8 +76,8 @@ static inline void tree_put32(uint8_t *p, uint32_t v) {
 }
 
 /* The next of a node's extras with this tag, from *at (0 at the start) on: its bytes, or NULL. */
-const uint8_t *ls_tree_extra(const ls_tree_mem *mem, const ls_tree_node *node, uint8_t tag, uint32_t *at,
-                             uint32_t *len);
+const uint8_t *ls_tree_extra(const ls_tree_mem *mem, const ls_tree_node *node, uint8_t tag,
+                             uint32_t *at, uint32_t *len);
 /* The live node of that name in a directory, or NONE. */
 uint32_t ls_tree_child(const ls_tree *t, const ls_tree_mem *mem, uint32_t parent,
                        const uint8_t *name, size_t len);
