@@ -532,8 +532,9 @@ typedef struct ls_tree_mem {
 } ls_tree_mem;
 
 typedef struct ls_tree_out {
-    size_t used;         /* bytes of the input taken */
-    uint64_t n_nodes;    /* in use */
+    size_t used;      /* bytes of the input taken */
+    uint64_t n_nodes; /* in use */
+    uint64_t n_arena; /* ls_tree_apply: bytes in use; what is behind them is not needed any more */
     uint64_t need_nodes; /* LS_ESPACE: what is needed at least */
     uint64_t need_arena;
 } ls_tree_out;

@@ -542,6 +542,7 @@ int ls_tree_apply(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_error
     t->arena_used = end;
     t->stage = TREE_IDLE;
     out->n_nodes = t->n;
+    out->n_arena = end;
     return LS_OK;
 }
 

@@ -69,6 +69,12 @@ class _Map:
         self._map.resize((size + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE)
         self._take()
 
+    def trim(self, used: int) -> None:
+        """Gives back the pages behind what is in use."""
+        start = (used + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
+        if start < self.size:
+            self._map.madvise(mmap.MADV_DONTNEED, start, self.size - start)
+
     def close(self) -> None:
         ffi.release(self._held)
         self._map.close()
@@ -160,6 +166,8 @@ class LayerTree:
         self._feed(b"", True)
         while self._call(lib.ls_tree_apply(self.handle, self.memory, self._out, self._err)):
             pass
+        # Names have lost their directories: half of it or more is free again.
+        self._arena.trim(self._out.n_arena)
 
     def _feed(self, data: Buffer, final: bool) -> None:
         source = ffi.from_buffer("uint8_t[]", data)
