@@ -252,6 +252,7 @@ sys.path[:0] = sys.argv[4].split(":")
 import stores
 from checkout_trees import checkout, unpack_all
 from pathlib import Path
+import ctypes, isal.isal_zlib, zstandard  # they may lie in a home that others cannot enter
 os.setgroups([]); os.setgid(4321); os.setuid(4321)
 with stores.opened(sys.argv[1], readonly=True) as content:
     if sys.argv[5] == "upper":

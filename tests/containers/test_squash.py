@@ -25,6 +25,7 @@ from making import link, member
 
 import layerstore
 from layerstore.layers.squash import squash
+from layerstore.storage.rows import BlobRow
 
 EXAMPLES = int(os.environ.get("LAYERSTORE_EXAMPLES", "600"))
 
@@ -43,7 +44,7 @@ class Layers:
     @contextlib.contextmanager
     def open(self, digest: str) -> Iterator[Any]:
         file = io.BytesIO(self._tars[digest])
-        row = SimpleNamespace(tar=None, raw=None, problem=None, inner_size=-1, inspected=False)
+        row = BlobRow(digest, len(self._tars[digest]), "application/vnd.oci.image.layer.v1.tar")
         yield SimpleNamespace(
             row=row, read=file.read, seek=file.seek, chunks=lambda: iter([file.read()])
         )
