@@ -100,6 +100,8 @@ def _describe_os_error(error: OSError) -> Failure:
     message = error.strerror or str(error) or type(error).__name__
     if path is not None:
         message = f"{path}: {message}"
+    for note in getattr(error, "__notes__", ()):
+        message = f"{message} ({note})"
     return Failure(code, kind, message, path=path)
 
 

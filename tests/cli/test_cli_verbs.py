@@ -396,6 +396,18 @@ def test_errors_have_an_exit_status_and_a_document(error, kind, run):
     assert "Traceback" not in plain.err
 
 
+def test_what_an_error_was_about_is_said(run):
+    """An OSError of a checkout says in a note which layer and entry it was."""
+    error = PermissionError(1, "Operation not permitted", "/target/dev/null")
+    error.add_note("layer sha256:ab, entry dev/null at byte 512")
+
+    def images():
+        raise error
+
+    said = run("images", images=images).err
+    assert "/target/dev/null: Operation not permitted (layer sha256:ab, entry dev/null at" in said
+
+
 def test_every_kind_of_error_is_described():
     tested = {kind for _, kind in ERRORS} | {"usage"}
     subclasses = [layerstore.LayerstoreError]
