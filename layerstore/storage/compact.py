@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from ..errors import CorruptError
 from . import blocks, placing
 from .index import MAX_KEYS, Write
 from .mark import all_places
-from .packs import PackWriter
+from .packs import HEADER_SIZE, PackWriter
 from .rows import Place
 
 if TYPE_CHECKING:
@@ -72,6 +72,39 @@ def choose(all_blocks: dict[tuple[int, int], Victim], *, aggressive: bool) -> li
         out.append(victim)
         won += victim.dead_disk
     return out
+
+
+ISLAND = 1 << 20
+"""Live bytes between two gaps that an aggressive run moves away: a gap has two broken pages at its
+ends that no hole can take, about 4 KiB, and two gaps that become one have two less."""
+
+
+def islands(blocks_left: Iterable[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """The blocks, by pack and offset, that stand between two gaps with at most ISLAND bytes of others.
+    `blocks_left`: pack, offset and length of what stays."""
+    out: list[tuple[int, int]] = []
+    pack = end = -1
+    run: list[tuple[int, int]] = []
+    size = 0
+    begun = False
+    for number, offset, length in sorted(blocks_left):
+        if number != pack:
+            pack, end, run, size, begun = number, HEADER_SIZE, [], 0, False
+        if offset > end:
+            if begun and size <= ISLAND:
+                out += run
+            run, size, begun = [], 0, True
+        run.append((number, offset))
+        size += length
+        end = offset + length
+    return out
+
+
+def stranded(all_blocks: dict[tuple[int, int], Victim], victims: Sequence[Victim]) -> list[Victim]:
+    """The islands that are left once the victims are gone."""
+    gone = {(v.pack, v.offset) for v in victims}
+    left = ((*key, v.disk) for key, v in all_blocks.items() if key not in gone)
+    return [all_blocks[key] for key in islands(left)]
 
 
 class _Copy:

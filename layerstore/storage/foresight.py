@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import CorruptError
-from .compact import Copier, Victim, choose
+from .compact import Copier, Victim, choose, islands
 from .index import Snapshot, Table
 from .packs import HEADER_SIZE
 from .reclaim import PAGE, TOC_TAIL, toc_offset
@@ -131,6 +131,14 @@ class Foresight:
     def _left(self, gone: set[Key], mixed: dict[Key, Victim]) -> int:
         victims = choose(dict(sorted(mixed.items(), key=_first_number)), aggressive=True)
         without = gone | {(v.pack, v.offset) for v in victims}
+        left = (
+            (*key, self._places[rows[0]].disk)
+            for key, rows in self._blocks.items()
+            if key not in without
+        )
+        for key in islands(left):
+            victims.append(self._whole(key))
+            without.add(key)
         by_pack: dict[int, set[Key]] = defaultdict(set)
         for key in without:
             by_pack[key[0]].add(key)
@@ -139,6 +147,11 @@ class Foresight:
             for pack, ends in self._tails.items()
         )
         return pages * PAGE + self._weigh(victims)
+
+    def _whole(self, key: Key) -> Victim:
+        places = [self._places[i] for i in self._blocks[key]]
+        live = sum(place.size for place in places)
+        return Victim(*key, places[0].disk, places[0].raw, places, live)
 
     def _pages_of(self, pack: int, without: set[Key], ends: tuple[int, int]) -> int:
         if not without and pack in self._pages:

@@ -139,7 +139,10 @@ class _Run:
             self._delete(waiting)
         done = not (self._began and self._stop())
         if done and budget != 0:
-            victims = compact.choose(compact.survey(storage), aggressive=aggressive)
+            found = compact.survey(storage)
+            victims = compact.choose(found, aggressive=aggressive)
+            if aggressive:
+                victims += compact.stranded(found, victims)
             with contextlib.closing(compact.Compactor(storage, self._over)) as mover:
                 done = mover.run(victims, budget)
         before = self._allocated()

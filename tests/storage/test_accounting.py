@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 import stores
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from layerstore.layers.content import Content
 from layerstore.storage.accounting import stats, stored_bytes
+from layerstore.storage.compact import ISLAND, islands
 from layerstore.storage.foresight import covered_pages
+from layerstore.storage.packs import HEADER_SIZE
 from layerstore.storage.storage import Storage
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -100,6 +103,27 @@ def test_pages_that_stay(stretches: list[tuple[int, int]]) -> None:
         for page in range(start // 4096, (end - 1) // 4096 + 1)
     }
     assert covered_pages(ordered) == len(touched)
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.booleans(), st.integers(1, 1_200_000)), max_size=12), max_size=3)
+)
+def test_islands_stand_between_gaps(packs: list[list[tuple[bool, int]]]) -> None:
+    """What is live between two gaps, and small, moves; oracle: the picture of a pack as letters."""
+    left, expected = [], []
+    for pack, stretches in enumerate(packs):
+        at, row, where = HEADER_SIZE, "", []
+        for live, length in stretches:
+            if live:
+                left.append((pack, at, length))
+            row += "L" if live else "g"
+            where.append((pack, at, length))
+            at += length
+        for run in re.finditer("(?<=g)L+(?=g+L)", row):
+            blocks = where[run.start() : run.end()]
+            if sum(length for _, _, length in blocks) <= ISLAND:
+                expected += [(number, offset) for number, offset, _ in blocks]
+    assert islands(left) == expected
 
 
 def test_what_leases_hold_is_shared(content: Content, storage: Storage) -> None:
