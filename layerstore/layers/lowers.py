@@ -79,7 +79,11 @@ class Stack:
                 break
             hits.append(hit)
             flags = hit.found.node.flags
-            if ends or flags & OPAQUE or not (is_dir(hit.found) or flags & METACOPY):
+            if is_dir(hit.found):
+                if ends or flags & OPAQUE:
+                    break
+            elif not flags & METACOPY:
+                # One without content goes on below an opaque directory, too: the kernel looks there.
                 break
             redirect = overlay_xattr(hit.found, b"redirect") if flags & REDIRECT else None
             if redirect is not None and redirect.startswith(b"/"):
