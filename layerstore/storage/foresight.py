@@ -24,7 +24,7 @@ from .rows import PackRow, Place, to_number
 if TYPE_CHECKING:
     from .storage import Storage
 
-LIMIT = 512 << 20
+LIMIT = 2 << 30
 Key = tuple[int, int]
 
 
