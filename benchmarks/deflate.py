@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks.measure import fastest
 from benchmarks.report import Figure
 from benchmarks.setting import Setting
 from layerstore.core.deflate import LEVELS, PIECE, WINDOW, Encoder
@@ -25,13 +25,7 @@ REPEATS = 3
 
 
 def best(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of some runs."""
-    walls = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        walls.append(time.perf_counter() - start)
-    return min(walls)
+    return fastest(work, REPEATS)
 
 
 def ours(data: bytes, level: int) -> int:

@@ -84,6 +84,16 @@ def timed(steps: Sequence[Command], env: Mapping[str, str] | None = None) -> Run
     return Run(wall, cpu - before.children_user - before.children_system)
 
 
+def fastest(work: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest of some runs of a function."""
+    walls = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        walls.append(time.perf_counter() - start)
+    return min(walls)
+
+
 def in_turn(contenders: Sequence[Contender], rounds: int, env: Mapping[str, str]) -> None:
     """A B A B ...: each contender once a round, so that what disturbs one disturbs all."""
     for _ in range(rounds):

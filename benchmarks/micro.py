@@ -7,13 +7,13 @@ around it.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from blake3 import blake3
 
+from benchmarks.measure import fastest
 from benchmarks.report import Figure
 from benchmarks.setting import Setting
 from layerstore.core._layerstore import ffi, lib
@@ -24,13 +24,7 @@ SIMD = {1: "portable", 2: "avx2", 3: "avx512", 4: "neon"}
 
 
 def best(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of some runs."""
-    walls = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        walls.append(time.perf_counter() - start)
-    return min(walls)
+    return fastest(work, REPEATS)
 
 
 def _held(condition: bool, error: Any) -> None:

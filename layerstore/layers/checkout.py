@@ -38,8 +38,8 @@ from ..values import CheckoutReport, Progress, ProgressCallback
 from .assemble import BlobFile
 from .content import Content, Operation
 from .hashpipe import HashPipe
-from .inflate import DEFAULT_LIMIT, compression_of, inflate
 from .target import MARK, Target
+from .tree import tar_bytes
 
 SEGMENT = 8 << 20
 GAP = 1 << 20
@@ -158,7 +158,7 @@ def _add(storage: Storage, blob: BlobFile, layer: Layer, tree: LayerTree) -> Non
     unknown = layer.diff_id is not None and blob.row.diff_id is None
     names = [layer.diff_id.partition(":")[0]] if unknown and layer.diff_id else []
     with HashPipe(names) as hashes:
-        tree.add_tar(_hashed(_tar_of(blob), hashes) if names else _tar_of(blob))
+        tree.add_tar(_hashed(tar_bytes(blob), hashes) if names else tar_bytes(blob))
         if names and (got := hashes.digests()[names[0]]) != layer.diff_id:
             reason = f"the layer's diff_id is {got}, the config says {layer.diff_id}"
             raise InvalidInputError(reason, reason=reason)
@@ -175,17 +175,6 @@ def _hashed(pieces: Iterable[bytes | memoryview], hashes: HashPipe) -> Iterator[
 def _views(storage: Storage, runs: Iterable[tuple[int, int]]) -> Iterator[memoryview]:
     for data, offset, size in storage.chunks.slices(runs):
         yield memoryview(data)[offset : offset + size]
-
-
-def _tar_of(blob: BlobFile) -> Iterator[bytes | memoryview]:
-    """The uncompressed tar of a layer that is kept as it came."""
-    start = blob.read(8) or b""
-    blob.seek(0)
-    kind = compression_of(start)
-    if kind is None:
-        yield from blob.chunks()
-    else:
-        yield from inflate(blob.chunks(), kind, DEFAULT_LIMIT)
 
 
 def _write(
@@ -470,7 +459,7 @@ class _Work:
         base = 0
         digest = self._rows[layer].digest
         with self._op.open(digest) as blob:
-            for piece in _tar_of(blob):
+            for piece in tar_bytes(blob):
                 if self._stop.is_set():
                     raise CancelledError("the checkout was cancelled")
                 done = applier.feed(self._pinned, first, left, base, piece)

@@ -73,6 +73,17 @@ def tar_of(content: Content, digest: str) -> str:
     return inner_of(content.storage, row)[1].digest
 
 
+def tar_bytes(blob: BlobFile, limit: int = DEFAULT_LIMIT) -> Iterator[bytes | memoryview]:
+    """The uncompressed tar of a layer, whatever it is compressed with."""
+    start = blob.read(8) or b""
+    blob.seek(0)
+    kind = compression_of(start)
+    if kind is None:
+        yield from blob.chunks()
+    else:
+        yield from inflate(blob.chunks(), kind, limit)
+
+
 def tar_pieces(
     content: Content, digest: str, row: BlobRow, limit: int
 ) -> Iterator[bytes | memoryview]:
@@ -81,13 +92,7 @@ def tar_pieces(
         yield from headers_only(content.storage, row)
         return
     with content.open(digest) as blob:
-        start = blob.read(8) or b""
-        kind = compression_of(start)
-        blob.seek(0)
-        if kind is None:
-            yield from blob.chunks()
-        else:
-            yield from inflate(blob.chunks(), kind, limit)
+        yield from tar_bytes(blob, limit)
 
 
 def scan_layer(content: Content, digest: str, limit: int = DEFAULT_LIMIT) -> Iterator[TarEntry]:
