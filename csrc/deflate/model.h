@@ -16,12 +16,15 @@
 
 typedef struct ls_span {
     const uint8_t *data; /* the span's first byte; `before` bytes lie in front, `after` behind */
-    size_t before;       /* history of the same stream: all there is, or at least `history` of the model */
-    size_t size;         /* bytes to be tokenised */
-    size_t after;        /* bytes of the same stream behind: at least `ahead` of the model, or all there are
+    size_t
+        before;  /* history of the same stream: all there is, or at least `history` of the model */
+    size_t size; /* bytes to be tokenised */
+    size_t
+        after;   /* bytes of the same stream behind: at least `ahead` of the model, or all there are
                             up to where the encoder's input ended or was flushed (an empty stored block) */
-    uint64_t at;         /* content offset of the first byte from the start of the stream (member) */
-    uint64_t flushed;    /* content offset of the last flush before it, 0 if none: pieces begin there */
+    uint64_t at; /* content offset of the first byte from the start of the stream (member) */
+    uint64_t
+        flushed; /* content offset of the last flush before it, 0 if none: pieces begin there */
 } ls_span;
 
 /* A token that is another than the model's: the index counts the tokens of the span. */
@@ -47,9 +50,9 @@ typedef struct ls_model ls_model;
 struct ls_model {
     uint32_t id; /* for ever: what a recipe names */
     const char *name;
-    uint32_t history; /* bytes wanted in front of a span (window and warm-up) */
-    uint32_t ahead;   /* bytes wanted behind */
-    uint32_t span;    /* content bytes of a span that suit it (1 to 4 MiB) */
+    uint32_t history;       /* bytes wanted in front of a span (window and warm-up) */
+    uint32_t ahead;         /* bytes wanted behind */
+    uint32_t span;          /* content bytes of a span that suit it (1 to 4 MiB) */
     uint32_t block_tokens;  /* tokens of a full block, 0 if that does not end one */
     uint32_t block_content; /* blocks end at multiples of so many bytes since the flush, 0 if not */
     size_t state;           /* bytes of state, 64-byte aligned, not cleared */
