@@ -25,6 +25,7 @@ if sys.byteorder != "little":
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .cache import Cache
     from .errors import (
         BusyError,
         CancelledError,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
         FORMAT_VERSION,
         BlobInfo,
         BundleReport,
+        CacheEntry,
         CheckoutReport,
         CheckReport,
         ConfigChanges,
@@ -96,11 +98,13 @@ _HOMES = {
         "write_trees",
         "write_upper",
     ),
+    "cache": ("Cache",),
     "snapshots": ("Snapshots",),
     "values": (
         "FORMAT_VERSION",
         "BlobInfo",
         "BundleReport",
+        "CacheEntry",
         "CheckReport",
         "CheckoutReport",
         "ConfigChanges",
@@ -128,6 +132,8 @@ __all__ = [
     "BlobWriter",
     "BundleReport",
     "BusyError",
+    "Cache",
+    "CacheEntry",
     "CancelledError",
     "CheckReport",
     "CheckoutReport",

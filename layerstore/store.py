@@ -22,6 +22,7 @@ from .storage.leases import listing
 from .storage.storage import Storage, open_storage
 
 if TYPE_CHECKING:
+    from .cache import Cache
     from .layers.tree import Tree
     from .oci.images import LayerRef
     from .snapshots import Snapshots
@@ -641,6 +642,14 @@ class Store:
         self._storage.check_usable()
         return Snapshots(self._content)
 
+    @property
+    def cache(self) -> Cache:
+        """A builder's step cache: what a step gave, by what it depends on."""
+        from .cache import Cache
+
+        self._storage.check_usable()
+        return Cache(self._content)
+
     def commit(
         self,
         base: str,
@@ -751,12 +760,19 @@ class Store:
         max_time: float | None = None,
         max_repack_size: int | None = None,
         aggressive: bool = False,
+        max_used_space: int | None = None,
+        min_free_space: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> values.GCReport:
         """Frees what no ref, lease or running operation reaches. Others go on meanwhile.
 
-        `max_time` in seconds and `max_repack_size` in bytes bound it; the next one goes on."""
+        `max_time` in seconds and `max_repack_size` in bytes bound it; the next one goes on. While the
+        store takes more than `max_used_space` bytes on disk, or its filesystem has less than
+        `min_free_space` free, it also lets go what could be made again: unpacked layers that no
+        snapshot stands on, then entries of `cache`, least recently used first, and no more than it
+        takes; never refs, leases, snapshots, or what they need."""
         from .storage.gc import collect
+        from .storage.prune import Limits
 
         return collect(
             self._storage,
@@ -764,6 +780,7 @@ class Store:
             max_time=max_time,
             max_repack_size=max_repack_size,
             aggressive=aggressive,
+            limits=Limits(max_used_space, min_free_space),
             progress=progress,
         )
 

@@ -167,6 +167,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("what would go", "layerstore gc --dry-run"),
         ("the nightly run", "layerstore gc --max-time 10m --max-repack-size 10G"),
         ("all of it, now", "layerstore gc --aggressive"),
+        (
+            "a builder's cache within bounds",
+            "layerstore gc --max-used-space 50G --min-free-space 10G",
+        ),
     ),
     "layerstore check": (
         ("quick", "layerstore check"),

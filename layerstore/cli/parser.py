@@ -589,9 +589,22 @@ VERBS = (
                 "--aggressive",
                 help="get back (nearly) every dead byte, at the price of rewriting more",
             ),
+            _option(
+                "--max-used-space",
+                help="drop cached steps, least recently used first, until the store takes no more",
+                metavar="SIZE",
+                type=arguments.size,
+            ),
+            _option(
+                "--min-free-space",
+                help="the same, until the filesystem has so much free",
+                metavar="SIZE",
+                type=arguments.size,
+            ),
         ),
         "Safe at any time, while others read and write. What a running command may still need is "
-        "counted as pending and goes with a later gc.",
+        "counted as pending and goes with a later gc. The space limits also remove unpacked layers "
+        "that no snapshot stands on; never what images, leases or snapshots need.",
     ),
     Verb(
         "check",

@@ -123,12 +123,24 @@ class Operation:
         def work(tx: Write) -> bool:
             if any(tx.get(Table.BLOBS, serial_key(s)) is None for s in missing):
                 return False
-            self._revive(tx, missing)
-            for serial in missing:
-                self._hold(tx, serial)
+            self.hold_in(tx, missing)
             return True
 
         return storage.index.update(work)
+
+    def hold_in(self, tx: Write, serials: Sequence[int]) -> None:
+        """The same, as part of a transaction that has seen that they are there."""
+        self._revive(tx, serials)
+        for serial in serials:
+            self._hold(tx, serial)
+
+    def known(self, tx: Write, digest: str) -> tuple[int, BlobRow]:
+        """A whole blob that a transaction is to name, condemned or not. Raises NotFoundError."""
+        serial = graph.serial_of(tx, digest)
+        row = None if serial is None else graph.blob_row(tx, serial)
+        if serial is None or row is None or not is_whole(tx, serial, row):
+            raise NotFoundError(f"no blob {digest} in the store", digest=digest)
+        return serial, row
 
     def _hold(self, tx: Write, serial: int) -> None:
         for lease in self.storage.holders(tx):

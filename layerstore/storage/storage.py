@@ -131,6 +131,7 @@ class Storage:
         self.emergency = False
         self._lease_lock = threading.Lock()
         self._leases: list[bytes] = []
+        self.cache_uses: dict[bytes, float] = {}
         self._appended = 0
         self._closing = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:

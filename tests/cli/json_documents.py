@@ -234,6 +234,8 @@ DOCUMENTS: dict[str, list[Key]] = {
         Key("removed_blobs", "integer", "blobs removed"),
         Key("seconds", "number", "how long it took"),
         Key("complete", "boolean", "false: stopped by a budget, the next gc goes on"),
+        Key("dropped_entries", "integer", "entries of the step cache that went for the limits"),
+        Key("within_limits", "boolean", "whether --max-used-space and --min-free-space hold"),
     ],
     "check": [
         Key("ok", "boolean", "whether no damage is left"),

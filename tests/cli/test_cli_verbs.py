@@ -143,11 +143,13 @@ def test_other_verbs_never_make_a_store(verb, run):
 
 def test_gc_and_check_hand_their_budgets_on(run):
     store = FakeStore()
-    run("gc", "--dry-run", "--max-time", "10m", "--max-repack-size", "1G", store=store)
+    limits = ("--max-used-space", "50G", "--min-free-space", "10G")
+    run("gc", "--dry-run", "--max-time", "10m", "--max-repack-size", "1G", *limits, store=store)
     options = store.asked("gc")[1]
     del options["progress"]
     assert options == {
-        "dry_run": True, "max_time": 600.0, "max_repack_size": 1 << 30, "aggressive": False
+        "dry_run": True, "max_time": 600.0, "max_repack_size": 1 << 30, "aggressive": False,
+        "max_used_space": 50 << 30, "min_free_space": 10 << 30,
     }  # fmt: skip
     run("check", "--full", "--max-time", "1h", "--repair-from", "oci:x", store=store)
     options = store.asked("check")[1]
