@@ -26,6 +26,7 @@ NEEDS = {
     "crun": "crun",
     "podman": "podman",
     "mkfs.ext4": "e2fsprogs",
+    "mkfs.btrfs": "btrfs-progs",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
     "qemu-aarch64-static": "qemu-user-static",
     "root": "",
