@@ -1,7 +1,7 @@
 """A live backup by an atomic snapshot of the filesystem, as README says: the copy is a whole store.
 
-btrfs on a loop device; writers and gc go on while the snapshot is taken. What was acknowledged before is in
-the copy, every byte.
+btrfs on a loop device; writers and gc go on while the snapshot is taken. What was acknowledged before
+is in the copy, every byte.
 """
 
 from __future__ import annotations
