@@ -4,11 +4,12 @@ Two passes over the layers, lowest first. The first reads headers only and decid
 entry gives it in the end, and what of the layers below has to be hidden. The second writes: whiteouts
 first, then entries in the order of their layers, headers as they are. A file whose own name is gone and
 that lives on under a hard link gets a new header; further names follow it at once as hard links. Memory
-grows with the number of names, not with content: names are kept by folder, about 140 bytes each.
+grows with the number of names, not with content: packed by folder, about 30 bytes each.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -24,20 +25,41 @@ if TYPE_CHECKING:
 BLOCK = 512
 _LAYER = 40  # bits: a source is its layer's number above the number of its entry
 _DIRECTORY = 1
+HOT = 50_000
+"""Names of folders that are kept ready, about 170 bytes each; a folder that has more is ready, too."""
 
 
 class Names:
-    """Path to an even or odd number, odd for a directory. A path is kept as its folder, once, and its
-    last part."""
+    """Path to a number below 2^64, odd for a directory. A path is kept as its folder, once, and its
+    last part; folders that were not asked for lately are packed: a name costs its bytes and 9 more."""
 
-    __slots__ = ("_folders",)
+    __slots__ = ("_count", "_hot", "_packed")
 
     def __init__(self) -> None:
-        self._folders: dict[str, dict[str, int]] = {}
+        self._hot: dict[str, dict[str, int]] = {}
+        self._count = 0  # names in them, about
+        self._packed: dict[str, tuple[bytes, array[int]]] = {}
+
+    def _inside(self, folder: str) -> dict[str, int] | None:
+        found = self._hot.get(folder)
+        if found is None and folder in self._packed:
+            if self._count > HOT:
+                self._pack()
+            found = self._hot[folder] = _unpack(*self._packed.pop(folder))
+            self._count += len(found)
+        return found
+
+    def _pack(self) -> None:
+        """All that is in use: what is asked for next comes back."""
+        for folder, inside in self._hot.items():
+            names = "/".join(inside).encode("utf-8", "surrogateescape")
+            self._packed[folder] = names, array("Q", inside.values())
+        self._hot = {}
+        self._count = 0
 
     def get(self, path: str) -> int | None:
         folder, _, base = path.rpartition("/")
-        inside = self._folders.get(folder)
+        inside = self._inside(folder)
         return None if inside is None else inside.get(base)
 
     def __contains__(self, path: str) -> bool:
@@ -45,41 +67,55 @@ class Names:
 
     def put(self, path: str, value: int) -> None:
         folder, _, base = path.rpartition("/")
-        inside = self._folders.get(folder)
+        inside = self._inside(folder)
         if inside is None:
-            inside = self._folders[folder] = {}
+            if self._count > HOT:
+                self._pack()
+            inside = self._hot[folder] = {}
         inside[base] = value
+        self._count += 1
 
     def pop(self, path: str) -> None:
         folder, _, base = path.rpartition("/")
-        inside = self._folders.get(folder)
+        inside = self._inside(folder)
         if inside is not None and inside.pop(base, None) is not None and not inside:
-            del self._folders[folder]
+            del self._hot[folder]
 
     def items(self) -> Iterator[tuple[str, int]]:
-        for folder, inside in self._folders.items():
-            start = f"{folder}/" if folder else ""
-            for base, value in inside.items():
-                yield start + base, value
+        """All of them. Nothing may be asked or changed meanwhile."""
+        self._pack()
+        for folder, packed in self._packed.items():
+            yield from _paths(folder, _unpack(*packed))
 
     def drain(self) -> Iterator[tuple[str, int]]:
         """All items; what was given is forgotten."""
-        while self._folders:
-            folder, inside = self._folders.popitem()
-            start = f"{folder}/" if folder else ""
-            for base, value in inside.items():
-                yield start + base, value
+        self._pack()
+        while self._packed:
+            folder, packed = self._packed.popitem()
+            yield from _paths(folder, _unpack(*packed))
 
     def hide(self, gone: set[str], emptied: set[str]) -> None:
         """See `_hide`."""
         root = self.get("")
-        for folder in list(self._folders):
-            if "" in emptied or _below(folder, gone, emptied):
-                del self._folders[folder]
+        for table in (self._hot, self._packed):
+            for folder in list(table):
+                if "" in emptied or _below(folder, gone, emptied):
+                    del table[folder]
         if root is not None:
             self.put("", root)
         for path in gone:
             self.pop(path)
+
+
+def _unpack(names: bytes, values: array[int]) -> dict[str, int]:
+    parts = names.decode("utf-8", "surrogateescape").split("/")
+    return dict(zip(parts, values, strict=True))
+
+
+def _paths(folder: str, inside: dict[str, int]) -> Iterator[tuple[str, int]]:
+    start = f"{folder}/" if folder else ""
+    for base, value in inside.items():
+        yield start + base, value
 
 
 @dataclass(slots=True)
