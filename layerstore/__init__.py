@@ -34,11 +34,13 @@ if TYPE_CHECKING:
         InvalidInputError,
         LayerstoreError,
         LimitError,
+        MissingBlobsError,
         NotFoundError,
         PermissionDeniedError,
         StoreFullError,
         UnsupportedError,
     )
+    from .repositories import ManifestInfo, Referrer, Repository, RepositoryUpload
     from .snapshots import Snapshots
     from .store import (
         BlobWriter,
@@ -83,6 +85,7 @@ _HOMES = {
         "InvalidInputError",
         "LayerstoreError",
         "LimitError",
+        "MissingBlobsError",
         "NotFoundError",
         "PermissionDeniedError",
         "StoreFullError",
@@ -99,6 +102,7 @@ _HOMES = {
         "write_upper",
     ),
     "cache": ("Cache",),
+    "repositories": ("ManifestInfo", "Referrer", "Repository", "RepositoryUpload"),
     "snapshots": ("Snapshots",),
     "values": (
         "FORMAT_VERSION",
@@ -154,10 +158,15 @@ __all__ = [
     "Lease",
     "LeaseInfo",
     "LimitError",
+    "ManifestInfo",
+    "MissingBlobsError",
     "NotFoundError",
     "PermissionDeniedError",
     "Progress",
     "Ref",
+    "Referrer",
+    "Repository",
+    "RepositoryUpload",
     "SnapshotInfo",
     "Snapshots",
     "Stats",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .cache import Cache
     from .layers.tree import Tree
     from .oci.images import LayerRef
+    from .repositories import Repository
     from .snapshots import Snapshots
     from .storage.uploads import Upload
 
@@ -380,6 +381,24 @@ class Store:
         """A blob as a binary file: read, readinto, seek, tell; `.chunks()` to stream."""
         self._storage.check_usable()
         return self._content.open(digest)
+
+    def repository(self, name: str, *, idle: float = 24 * 3600.0) -> Repository:
+        """A repository of a registry: what may be read under a name. `idle`: seconds that a blob which
+        no manifest names is kept after it was last put, mounted or asked for. Raises
+        InvalidInputError for what is no name."""
+        from .repositories import Repository
+
+        self._storage.check_usable()
+        return Repository(self._content, name, idle)
+
+    def repositories(self, after: str = "", limit: int | None = None) -> list[str]:
+        """Names of the repositories behind `after`, sorted, at most `limit`."""
+        from itertools import islice
+
+        from .storage.repositories import names
+
+        with self._storage.index.read() as snapshot:
+            return list(islice(names(snapshot, after), limit))
 
     def referrers(self, digest: str) -> list[str]:
         """Digests of the manifests whose subject is `digest`."""

@@ -18,7 +18,7 @@ from ..core.deflate import WINDOW
 from ..core.split import Joiner
 from ..errors import BusyError, CorruptError, InvalidInputError, NotFoundError, StoreFullError
 from ..storage import graph
-from ..storage.index import Table
+from ..storage.index import Snapshot, Table
 from ..storage.operation import Operation, present, prove, visible
 from ..storage.reading import Slice
 from ..storage.rows import PIECE, BlobRow, RawRow, Stream, serial_key
@@ -40,7 +40,13 @@ class BlobFile(io.RawIOBase):
     Reading in order from the start verifies the digest too. It has an operation of its own until it is
     closed, whose epoch a long reader renews (rule 3); or reads within `op`, which must outlive it."""
 
-    def __init__(self, storage: Storage, digest: str, op: Operation | None = None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        digest: str,
+        op: Operation | None = None,
+        may_read: Callable[[Snapshot], bool] | None = None,
+    ) -> None:
         super().__init__()
         self._storage = storage
         self._op: Operation | None = None
@@ -53,6 +59,8 @@ class BlobFile(io.RawIOBase):
                 else:
                     # What an operation has found stays until it ends, condemned or not.
                     found = present(op, snapshot, digest)
+                if may_read is not None and not may_read(snapshot):
+                    found = None
             if found is None:
                 raise NotFoundError(f"no blob {digest} in the store", digest=digest)
         except BaseException:

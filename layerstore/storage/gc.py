@@ -23,6 +23,7 @@ from . import (
     placing,
     prune,
     reclaim,
+    repositories,
     reserve,
     sessions,
     unpacked,
@@ -256,6 +257,7 @@ class _Run:
             self._drop_lease(key)
         for key in older:
             storage.index.update(lambda tx, key=key: restart(tx, key))  # type: ignore[misc]
+        repositories.expire(storage)
 
     def _owner_lives(self, lease: bytes, value: bytes) -> bool:
         session = session_of(lease, value)

@@ -57,6 +57,7 @@ class Table(IntEnum):
     UNPACKED = 17  # chain id -> the directory of an unpacked layer
     SNAPSHOTS = 18  # key of a snapshot -> its directory, and what it keeps
     CACHE = 19  # hash of a key -> a builder's step: digest, last use
+    MEMBERS = 20  # repository, digest -> what may be read there
 
 
 # Not in the journal: made again from the packs (FILES and SEEN are mere short cuts).
@@ -65,7 +66,9 @@ UNLOGGED = frozenset((Table.CHUNKS, Table.FILES, Table.BLOCKS, Table.SEEN))
 UNSEALED = frozenset((Table.CHUNKS,))
 # Younger than format 1: a store that nobody has written to since has none of them, which is as good as
 # empty ones.
-LATER = frozenset((Table.SEEN, Table.UNPACKED, Table.SNAPSHOTS, Table.CACHE))
+LATER = frozenset(
+    (Table.SEEN, Table.UNPACKED, Table.SNAPSHOTS, Table.CACHE, Table.MEMBERS)
+)
 # A row lost here could make gc delete something that is alive.
 COUNTED = (
     Table.BLOCKS,
@@ -80,6 +83,7 @@ COUNTED = (
     Table.RAWS,
     Table.SNAPSHOTS,
     Table.CACHE,
+    Table.MEMBERS,
 )
 SEAL = 8
 MAX_KEYS = 16_384  # keys one transaction may touch (rule 12); callers slice

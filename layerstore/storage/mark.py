@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ..core.runs import Bitmap, RunArray
-from ..digest import to_key
+from ..digest import from_key, to_key
 from ..errors import CorruptError
-from . import cache, graph, unpacked
+from . import cache, graph, repositories, unpacked
 from .index import Snapshot, Table
 from .leases import expired, held_serials, session_of
 from .locks import FileLock
@@ -43,8 +43,8 @@ def live_leases(storage: Storage, snapshot: Snapshot) -> Iterator[bytes]:
 
 
 def roots(storage: Storage, snapshot: Snapshot, *, without: Collection[bytes] = ()) -> set[int]:
-    """The blobs that refs, live leases, snapshots and cache entries (but some: `without`) name. Raises
-    CorruptError for what names nothing."""
+    """The blobs that refs, live leases, snapshots, repositories and cache entries (but some: `without`)
+    name. Raises CorruptError for what names nothing."""
     out: set[int] = set()
     for name, value in snapshot.items(Table.REFS):
         digest = json.loads(value)["digest"]
@@ -80,16 +80,26 @@ def roots(storage: Storage, snapshot: Snapshot, *, without: Collection[bytes] = 
                 digest=entry.digest,
             )
         out.add(target)
+    for repository, digest_key in repositories.keys(snapshot):
+        serial = snapshot.get(Table.DIGESTS, digest_key)
+        if serial is None:
+            raise CorruptError(
+                f"repository {repository} has {from_key(digest_key)}, which is not in the index: "
+                "nothing is deleted; run `layerstore check`",
+                digest=from_key(digest_key),
+            )
+        out.add(to_number(serial))
     return out
 
 
 def pinned(storage: Storage, snapshot: Snapshot, *, cached: bool = True) -> set[int]:
-    """What live leases, snapshots and cache entries keep, whatever is untagged; blobs that are missing
-    are passed over."""
+    """What live leases, snapshots, repositories and cache entries keep, whatever is untagged; blobs that
+    are missing are passed over."""
     start: set[int] = set()
     for lease in live_leases(storage, snapshot):
         start.update(held_serials(snapshot, lease))
     named = [row.manifest for row in unpacked.snapshots(snapshot) if row.manifest is not None]
+    named += [from_key(key) for _, key in repositories.keys(snapshot)]
     named += [row.digest for _, row in cache.entries(snapshot)] if cached else []
     for digest in named:
         serial = graph.serial_of(snapshot, digest)

@@ -258,15 +258,16 @@ class Operation:
         *,
         refs: Mapping[str, Ref] | None = None,
         remove: Iterable[str] = (),
+        also: Callable[[Write], None] | None = None,
     ) -> None:
-        """Makes staged blobs and refs visible, atomically and durably.
+        """Makes staged blobs, refs and what `also` writes visible, atomically and durably.
 
         A digest that became known meanwhile keeps its first blob; the staged one is dropped.
         Raises Fenced when something named was deleted, NotFoundError for a ref to nothing."""
         sink = self._sink
         if sink is None:
             self.storage.index.update(
-                lambda tx: self._work(tx, staged, refs or {}, remove, None, [], ())
+                lambda tx: self._work(tx, staged, refs or {}, remove, None, [], (), also)
             )
         else:
             with sink.lock:
@@ -274,7 +275,9 @@ class Operation:
                 ready, files = self._commit_slices(sink, keep=MAX_KEYS)
                 try:
                     self.storage.index.update(
-                        lambda tx: self._work(tx, staged, refs or {}, remove, sink, ready, files)
+                        lambda tx: self._work(
+                            tx, staged, refs or {}, remove, sink, ready, files, also
+                        )
                     )
                 except BaseException:
                     sink.give_back(ready, files)
@@ -293,6 +296,7 @@ class Operation:
         sink: Sink | None,
         ready: list[Batch],
         files: Iterable[tuple[bytes, bytes]],
+        also: Callable[[Write], None] | None,
     ) -> None:
         if sink is not None:
             sink.writer.rows(tx)
@@ -319,6 +323,8 @@ class Operation:
             session = bytes.fromhex(self.storage.session.id)
             for serial in graph.closure(tx, targets):
                 tx.delete(Table.HOLDS, hold_key(session, serial))
+        if also is not None:
+            also(tx)
 
     def _put_blob(self, tx: Write, blob: Staged, careful: bool) -> None:
         row = blob.row

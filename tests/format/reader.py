@@ -22,14 +22,13 @@ from blake3 import blake3
 TABLES = (
     "meta", "chunks", "files", "blocks", "packs", "blobs", "digests", "layers", "refs", "edges",
     "subjects", "leases", "holds", "raws", "damage", "revived", "seen",
-    "unpacked", "snapshots", "cache",
+    "unpacked", "snapshots", "cache", "members",
 )  # fmt: skip
 SUMMED = (
     "blocks", "packs", "blobs", "digests", "refs", "edges", "subjects", "leases", "holds", "raws",
-    "snapshots",
-    "cache",
+    "snapshots", "cache", "members",
 )  # fmt: skip
-LATER = ("seen", "unpacked", "snapshots", "cache")
+LATER = ("seen", "unpacked", "snapshots", "cache", "members")
 UNLOGGED = ("chunks", "files", "blocks", "seen")
 ALGORITHMS = {1: "sha256", 2: "sha512", 3: "blake3"}
 PIECE = 262_144

@@ -1,0 +1,10 @@
+"""The registry: distribution-spec 1.1 over HTTP, an ASGI application on the public face of the store.
+
+    application = layerstore.registry.Registry(store)
+
+It needs no framework; any ASGI server serves it (`uvicorn` comes with the extra `registry`).
+"""
+
+from .app import Registry
+
+__all__ = ["Registry"]
