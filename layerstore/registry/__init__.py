@@ -2,9 +2,10 @@
 
     application = layerstore.registry.Registry(store)
 
-It needs no framework; any ASGI server serves it (`uvicorn` comes with the extra `registry`).
+It needs no framework; any ASGI server serves it. `serve` runs uvicorn, of the extra `registry`.
 """
 
 from .app import Registry
+from .server import serve
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "serve"]

@@ -40,6 +40,16 @@ def run(capfdbinary, monkeypatch):
     return run
 
 
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch):
+    """`serve` ends at once; tests/registry runs it."""
+
+    def at_once(store, address, *, ready, **options) -> None:
+        ready("http://127.0.0.1:5000")
+
+    monkeypatch.setattr("layerstore.cli.verbs_serve.run", at_once)
+
+
 COMMANDS = {
     "import": ["oci:layout:v1", "app:1"],
     "export": ["app:1", "oci:layout"],
@@ -71,6 +81,7 @@ COMMANDS = {
     "lease rm": ["8c1f"],
     "gc": [],
     "check": [],
+    "serve": ["--listen", "127.0.0.1:0"],
     "stats": ["--images"],
     "completion": ["bash"],
     "version": [],
@@ -133,7 +144,7 @@ def test_import_hands_everything_on(run):
 
 
 @pytest.mark.parametrize(
-    "verb", sorted(set(COMMANDS) - {"import", "diff", "blob put", "lease create"})
+    "verb", sorted(set(COMMANDS) - {"import", "diff", "blob put", "lease create", "serve"})
 )
 def test_other_verbs_never_make_a_store(verb, run):
     store = FakeStore()
