@@ -66,9 +66,7 @@ UNLOGGED = frozenset((Table.CHUNKS, Table.FILES, Table.BLOCKS, Table.SEEN))
 UNSEALED = frozenset((Table.CHUNKS,))
 # Younger than format 1: a store that nobody has written to since has none of them, which is as good as
 # empty ones.
-LATER = frozenset(
-    (Table.SEEN, Table.UNPACKED, Table.SNAPSHOTS, Table.CACHE, Table.MEMBERS)
-)
+LATER = frozenset((Table.SEEN, Table.UNPACKED, Table.SNAPSHOTS, Table.CACHE, Table.MEMBERS))
 # A row lost here could make gc delete something that is alive.
 COUNTED = (
     Table.BLOCKS,

@@ -93,8 +93,8 @@ def roots(storage: Storage, snapshot: Snapshot, *, without: Collection[bytes] = 
 
 
 def pinned(storage: Storage, snapshot: Snapshot, *, cached: bool = True) -> set[int]:
-    """What live leases, snapshots, repositories and cache entries keep, whatever is untagged; blobs that
-    are missing are passed over."""
+    """What live leases, snapshots, repositories and cache entries keep, whatever is untagged; passes
+    over blobs that are missing."""
     start: set[int] = set()
     for lease in live_leases(storage, snapshot):
         start.update(held_serials(snapshot, lease))
