@@ -36,6 +36,9 @@ MAX_KEY = 255
 ACTIVE = "active"
 VIEW = "view"
 LOCKS = "mounting"
+SHOWN = "shown"
+"""In a snapshot's directory, from before it is mounted for the first time. Not synced: what a power cut
+takes of it, it takes of the mounts, too."""
 
 
 def check_key(key: str) -> str:
@@ -191,7 +194,7 @@ def mount(
     target = os.path.abspath(target)
     with _turn(content, row):
         row = find(content, key)
-        where = places(content, row, everywhere=True)
+        where = places(content, row, everywhere=True) if _was_shown(content, row) else []
         if target in where:
             return _info(row, tuple(where))
         if where:
@@ -209,6 +212,7 @@ def mount(
             # A power cut before anything was changed may have taken the directories.
             storage.disk.mkdir(home)
             _lay_out(content, home, row, stack)
+        storage.disk.mkdir(os.path.join(home, SHOWN))
         used = overlays.show(content, row, stack, target, driver, progress)
         if used.driver != row.driver or used.target != row.target:
             storage.index.update(lambda tx: used.put(tx))
@@ -218,6 +222,12 @@ def mount(
 def _turn(content: Content, row: SnapshotRow) -> contextlib.AbstractContextManager[None]:
     locks = ByteLock(os.path.join(content.storage.path, LOCKS))
     return locks(row.serial, content.storage.timeout)
+
+
+def _was_shown(content: Content, row: SnapshotRow) -> bool:
+    """Whether a snapshot may be mounted anywhere. One that never was need not be looked for in the mount
+    namespaces of all processes, of which every running container has one."""
+    return os.path.isdir(os.path.join(rows.changes_path(content.storage, row.name), SHOWN))
 
 
 def _check_target(content: Content, target: str) -> None:
@@ -273,7 +283,7 @@ def remove(content: Content, key: str) -> None:
     storage = content.storage
     row = find(content, key)
     with _turn(content, row):
-        where = places(content, row, everywhere=True)
+        where = places(content, row, everywhere=True) if _was_shown(content, row) else []
         if where:
             raise BusyError(
                 f"snapshot {key!r} is mounted at {where[0]}: unmount it first "
