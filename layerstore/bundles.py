@@ -45,9 +45,10 @@ def bundle(
         image = documents.image_config(data, found.config.digest)
         layers = [layer.digest for layer in images.layers(op, ref, platform)]
         user = look_up(content, Tree(content, layers), image["config"].get("User") or "")
-        rootless = os.geteuid() != 0 and not uids
+        rootless = not uids and not documents.ids_are_here(user)
         if rootless:
-            uids, gids = ((0, os.geteuid(), 1),), ((0, os.getegid(), 1),)
+            # The one id that there is, is the user's that the image runs as.
+            uids, gids = ((user.uid, os.geteuid(), 1),), ((user.gid, os.getegid(), 1),)
         config = documents.runtime_config(
             image,
             user,

@@ -327,6 +327,8 @@ def changes(
     """What was changed, as a layer in the store. Raises InvalidInputError, OSError naming the file."""
     from .diff import diff_upper
 
+    uids, gids = _ids_in_layers(row)
+
     if row.driver == "fuse":
         if overlays.is_shown(content, row):
             raise BusyError(
@@ -343,10 +345,10 @@ def changes(
                 before,
                 upper(content, row),
                 source_date_epoch=source_date_epoch,
+                uids=uids,
+                gids=gids,
                 progress=progress,
             )
-    uids = [(outside, inside, count) for inside, outside, count in row.uids]
-    gids = [(outside, inside, count) for inside, outside, count in row.gids]
     below = lowers(content, row)
     return diff_upper(
         op,
@@ -357,6 +359,20 @@ def changes(
         gids=gids,
         progress=progress,
     )
+
+
+def _ids_in_layers(row: SnapshotRow) -> tuple[list[tuple[int, int, int]], ...]:
+    """Maps of users and groups from ids on disk to those of the layer, `(on disk, in the layer, count)`.
+
+    An ordinary user owns all that was changed, and is root in it, as in the bundle that we make for one
+    and in umoci's: no layer says which user of which machine made it."""
+    uid = os.geteuid()
+    if uid == 0 or row.uids:
+        inverse = [[(b, a, n) for a, b, n in maps] for maps in (row.uids, row.gids)]
+        return inverse[0], inverse[1]
+    gid = os.getegid()
+    further = [(other, other, 1) for other in os.getgroups() if other != gid]
+    return [(uid, 0, 1)], [(gid, 0, 1), *further]
 
 
 def info(content: Content, key: str) -> SnapshotInfo:

@@ -52,6 +52,8 @@ _MASKED = [
     "/proc/scsi",
 ]
 _READONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+_TTY = 5
+"""The group of terminals, by convention."""
 _IMAGE = "org.opencontainers.image."
 
 
@@ -76,6 +78,20 @@ def image_config(data: bytes, digest: str) -> dict[str, Any]:
     return {**value, "config": runs}
 
 
+def ids_are_here(user: User) -> bool:
+    """Whether this process may give all ids away that a container of this user needs: a user namespace
+    may have few (user_namespaces(7)). The group of terminals is one of them."""
+    gids = (0, user.gid, *user.groups, _TTY)
+    here = {"uid_map": (0, user.uid), "gid_map": gids}
+    for name, wanted in here.items():
+        with open(f"/proc/self/{name}") as f:
+            known = [(int(first), int(count)) for first, _, count in map(str.split, f)]
+        for number in wanted:
+            if not any(first <= number < first + count for first, count in known):
+                return False
+    return os.geteuid() == 0
+
+
 def runtime_config(
     image: Mapping[str, Any],
     user: User,
@@ -87,7 +103,7 @@ def runtime_config(
     rootless: bool = False,
 ) -> bytes:
     """The document. `image`: what `image_config` gave; `args` in place of the image's own. With maps
-    the container has a user namespace; `rootless`: it is run by a user who may do little else."""
+    the container has a user namespace; `rootless`: it is run by who has a single id to give it."""
     runs = image["config"]
     command = list(args) if args else [*(runs.get("Entrypoint") or ()), *(runs.get("Cmd") or ())]
     environment = list(runs.get("Env") or ())
@@ -162,7 +178,9 @@ def _mounts(rootless: bool) -> list[dict[str, Any]]:
     out = [
         _mount("/proc", "proc", "proc", []),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        _mount("/dev/pts", "devpts", "devpts", [*terminals, *(() if rootless else ("gid=5",))]),
+        _mount(
+            "/dev/pts", "devpts", "devpts", [*terminals, *(() if rootless else (f"gid={_TTY}",))]
+        ),
         _mount("/dev/shm", "tmpfs", "shm", [*tight, "mode=1777", "size=65536k"]),
         _mount("/dev/mqueue", "mqueue", "mqueue", tight),
     ]
