@@ -225,8 +225,8 @@ def _turn(content: Content, row: SnapshotRow) -> contextlib.AbstractContextManag
 
 
 def _was_shown(content: Content, row: SnapshotRow) -> bool:
-    """Whether a snapshot may be mounted anywhere. One that never was need not be looked for in the mount
-    namespaces of all processes, of which every running container has one."""
+    """Whether a snapshot may be mounted anywhere. One that never was need not be looked for in the
+    mount namespaces of all processes, of which every running container has one."""
     return os.path.isdir(os.path.join(rows.changes_path(content.storage, row.name), SHOWN))
 
 
@@ -362,7 +362,7 @@ def changes(
 
 
 def _ids_in_layers(row: SnapshotRow) -> tuple[list[tuple[int, int, int]], ...]:
-    """Maps of users and groups from ids on disk to those of the layer, `(on disk, in the layer, count)`.
+    """Maps of users and groups from ids on disk to those of a layer: `(on disk, in the layer, count)`.
 
     An ordinary user owns all that was changed, and is root in it, as in the bundle that we make for one
     and in umoci's: no layer says which user of which machine made it."""

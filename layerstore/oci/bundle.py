@@ -1,8 +1,9 @@
 """config.json of a runtime bundle out of an image's config (image-spec conversion.md; runtime-spec).
 
-What the image does not say is what `runc spec` says: own namespaces, the usual mounts, few
-capabilities. Labels become annotations as they are; the others are those that conversion.md lists,
-unless a label has the same name. Volumes stay in the root filesystem, which is the bundle's own.
+What the image does not say is as podman has it: own namespaces, the usual mounts, few capabilities, and
+none of them in effect for a user that is not root (who would otherwise pass over every file's mode).
+Labels become annotations as they are; the others are those that conversion.md lists, unless a label has
+the same name. Volumes stay in the root filesystem, which is the bundle's own.
 """
 
 from __future__ import annotations
@@ -24,21 +25,19 @@ CONFIG = "config.json"
 ROOTFS = "rootfs"
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CAPABILITIES = [
-    "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FOWNER",
     "CAP_FSETID",
     "CAP_KILL",
-    "CAP_MKNOD",
     "CAP_NET_BIND_SERVICE",
-    "CAP_NET_RAW",
     "CAP_SETFCAP",
     "CAP_SETGID",
     "CAP_SETPCAP",
     "CAP_SETUID",
     "CAP_SYS_CHROOT",
 ]
+_SETS = ("bounding", "effective", "permitted")
 _MASKED = [
     "/proc/acpi",
     "/proc/asound",
@@ -118,12 +117,15 @@ def runtime_config(
         "args": command or ["sh"],
         "env": environment,
         "cwd": runs.get("WorkingDir") or "/",
-        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES),
+        "capabilities": dict.fromkeys(_SETS if user.uid == 0 else _SETS[:1], CAPABILITIES),
         "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
         "noNewPrivileges": True,
     }
-    if user.groups and not rootless:
-        process["user"]["additionalGids"] = list(user.groups)
+    # The first group is among the further ones, so that no program can leave it: a file may deny to its
+    # group what it allows others.
+    groups = [*(() if user.uid == 0 else (user.gid,)), *user.groups]
+    if groups and not rootless:
+        process["user"]["additionalGids"] = groups
     spaces = ["pid", "network", "ipc", "uts", "mount"]
     spaces += ["user"] if uids else ["cgroup"]
     linux: dict[str, Any] = {
@@ -176,7 +178,7 @@ def _mounts(rootless: bool) -> list[dict[str, Any]]:
     tight = ["nosuid", "noexec", "nodev"]
     terminals = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
     out = [
-        _mount("/proc", "proc", "proc", []),
+        _mount("/proc", "proc", "proc", tight),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         _mount(
             "/dev/pts", "devpts", "devpts", [*terminals, *(() if rootless else (f"gid={_TTY}",))]

@@ -32,9 +32,12 @@ def member(name: str, data: bytes | None = b"", **more: Any) -> tuple[tarfile.Ta
     return info, body
 
 
-def link(name: str, target: str, *, hard: bool = False) -> tuple[tarfile.TarInfo, bytes]:
-    kind = tarfile.LNKTYPE if hard else tarfile.SYMTYPE
-    return member(name, type=kind, linkname=target, mode=0o777)
+def link(
+    name: str, target: str, *, hard: bool = False, **more: Any
+) -> tuple[tarfile.TarInfo, bytes]:
+    """A symbolic link; or a hard one, whose header says what its file's does: some tools go by it."""
+    kind, mode = (tarfile.LNKTYPE, 0o644) if hard else (tarfile.SYMTYPE, 0o777)
+    return member(name, type=kind, linkname=target, mode=mode, **more)
 
 
 def tar(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
@@ -60,7 +63,7 @@ BASE = (
     member("gone/"),
     member("gone/a", b"a"),
     link("sym", "d/one"),
-    link("hard", "d/one", hard=True),
+    link("hard", "d/one", hard=True, uid=7, gid=8),
     member("xattr", b"x", pax_headers={"SCHILY.xattr.user.note": "yes"}),
 )
 MIDDLE = (

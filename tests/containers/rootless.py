@@ -2,8 +2,8 @@
 
 The process imports all that it may need and becomes an ordinary user then: interpreter and sources may
 lie in a home that others cannot enter. With a namespace it goes on as root of a user namespace of its
-own, with its own mounts: of one id, as anybody may make one, or of many, as newuidmap(1) gives them to who
-has a line in /etc/subuid (here the caller writes the map).
+own, with its own mounts: of one id, as anybody may make one, or of many, as newuidmap(1) gives them to
+who has a line in /etc/subuid (here the caller writes the map).
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def run(
     said: str = "",
     status: int = 0,
 ) -> str:
-    """What `code` printed; `work` is its directory, `layerstore` and `making` are imported. `namespace`:
-    empty, `one` or `many` (ids). `fuse`: /dev/fuse is there for everybody, as on most machines; else it is
-    nobody's. `said`: a line on its standard input. `status`: how it must end."""
+    """What `code` printed; `work` is its directory, `layerstore` and `making` are imported.
+    `namespace`: empty, `one` or `many` (ids). `fuse`: /dev/fuse is there for everybody, as on most
+    machines; else it is nobody's. `said`: a line on its standard input. `status`: how it must end."""
     here = Path(__file__).parent
     path = f"{here}:{here.parents[1]}"
     start = f"UID, GID = {UID}, {GID}\n{_START}\n{code}"

@@ -16,6 +16,8 @@ import layerstore
 PROGRAM = r"""
 #include <stdio.h>
 #include <stdlib.h>
+#include <linux/capability.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 int main(int n, char **args) {
     gid_t groups[64];
@@ -26,7 +28,11 @@ int main(int n, char **args) {
     printf(" cwd=%s HOME=%s A=%s args=", getcwd(where, sizeof where), getenv("HOME"), getenv("A"));
     for (int i = 1; i < n; i++) printf("%s%s", i > 1 ? "," : "", args[i]);
     FILE *made = fopen("/out/made", "w");
-    printf(" wrote=%d\n", made && fputs("made", made) > 0);
+    printf(" wrote=%d", made && fputs("made", made) > 0);
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct caps[2];
+    syscall(SYS_capget, &head, caps);
+    printf(" caps=%x\n", caps[0].effective);
     return 7;
 }
 """
@@ -63,7 +69,7 @@ CHANGES = {
     "user": "bob",
     "workdir": "/srv",
 }
-SAID = "uid=1000 gid=100 groups=10 cwd=/srv HOME=/home/bob A=b c args=one,two wrote=1\n"
+SAID = "uid=1000 gid=100 groups=10,100 cwd=/srv HOME=/home/bob A=b c args=one,two wrote=1 caps=0\n"
 MAP = ((0, 100_000, 65_536),)
 
 
@@ -99,6 +105,9 @@ def test_it_says_what_umoci_says(store, tmp_path):
     making.run("umoci", "unpack", "--image", f"{tmp_path}/layout:x", tmp_path / "umoci")
     store.bundle("app:1", tmp_path / "ours")
     ours, theirs = document(tmp_path / "ours"), document(tmp_path / "umoci")
+    # As podman, and unlike umoci: the first group is among the further ones.
+    assert ours["process"]["user"].pop("additionalGids") == [100, 10]
+    assert theirs["process"]["user"].pop("additionalGids") == [10]
     for key in ("args", "cwd", "user"):
         assert ours["process"][key] == theirs["process"][key], key
     assert {"A=b c", "HOME=/home/bob"} <= set(ours["process"]["env"]) & set(
@@ -123,12 +132,12 @@ def test_a_label_wins_over_what_would_be_an_annotation(store, tmp_path):
     [
         ("", (0, 0, [10])),
         ("root", (0, 0, [10])),
-        ("bob", (1000, 100, [10])),
-        ("1000", (1000, 100, [10])),
-        ("bob:wheel", (1000, 10, [])),
-        ("bob:77", (1000, 77, [])),
-        ("4242", (4242, 0, [])),
-        ("4242:users", (4242, 100, [])),
+        ("bob", (1000, 100, [100, 10])),
+        ("1000", (1000, 100, [100, 10])),
+        ("bob:wheel", (1000, 10, [10])),
+        ("bob:77", (1000, 77, [77])),
+        ("4242", (4242, 0, [0])),
+        ("4242:users", (4242, 100, [100])),
     ],
 )
 def test_users_and_groups_by_name_and_number(store, tmp_path, user, want):

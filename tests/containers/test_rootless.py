@@ -123,6 +123,9 @@ def test_a_mount_goes_with_its_namespace_and_changes_stay():
     assert (first, second) == ("['one', 'three']\n", "['2', 'one', 'three']\n")
 
 
+CAPS = 0x800405FB
+"""Of a container's root: bits of linux/capability.h."""
+
 BUNDLE = """
 from making import member
 user, key = json.loads(sys.stdin.readline())
@@ -160,8 +163,10 @@ def test_crun_runs_a_bundle_without_root(program, namespace, user, key):  # noqa
         out = rootless.run(BUNDLE, work, namespace=namespace, said=json.dumps([user, key]))
     who = "uid=1000 gid=100" if user else "uid=0 gid=0"
     home = "/home/bob" if user else "/root"
-    groups = "10" if namespace == "many" else ""
-    assert out == f"{who} groups={groups} cwd=/srv HOME={home} A=b c args=one,two wrote=1\n"
+    groups = ("10,100" if user else "10") if namespace == "many" else ""
+    caps = 0 if user else CAPS
+    said = f"cwd=/srv HOME={home} A=b c args=one,two wrote=1 caps={caps:x}\n"
+    assert out == f"{who} groups={groups} {said}"
 
 
 UMOCI = """
