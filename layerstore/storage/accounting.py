@@ -197,14 +197,14 @@ def stats(storage: Storage, *, per_image: bool) -> Stats:
         lengths_dead = _bytes_of(snapshot, dead)
         dead_bytes = max(0, packs - int(live_cost)) + max(0, raw - live_raw)
         gone = {to_number(key) for key, _ in snapshot.items(Table.BLOBS)} - marker.seen
-        for copy in unpacked.dead(storage, snapshot, aggressive=False, gone=gone):
-            dead_bytes += copy.size
+        copied = unpacked.Copies(storage, snapshot)
+        dead_bytes += sum(copy.size for copy in copied.dead(gone).values())
         images = snapshot.count(Table.REFS)
         per: tuple[ImageCost, ...] = ()
         alone = shared = 0
         if per_image:
             foresight = Foresight(storage, snapshot, costs.places, flags)
-            per, alone, shared = _images(storage, snapshot, costs, foresight)
+            per, alone, shared = _images(storage, snapshot, costs, foresight, copied, gone)
     return Stats(
         images=images,
         blob_count=blobs,
@@ -245,13 +245,18 @@ def _bytes_of(snapshot: Snapshot, runs: Runs) -> int:
 
 
 def _images(
-    storage: Storage, snapshot: Snapshot, costs: Costs, foresight: Foresight
+    storage: Storage,
+    snapshot: Snapshot,
+    costs: Costs,
+    foresight: Foresight,
+    copied: unpacked.Copies,
+    gone: set[int],
 ) -> tuple[tuple[ImageCost, ...], int, int]:
     """Per image: alone, shared, freed if removed. And in all: alone, and shared counted once.
 
     An image is a target; several names of one target share it, and removing one of them frees
-    nothing. What leases, snapshots and cache entries keep stays: it counts as shared, also where no
-    image needs it."""
+    nothing. What leases, snapshots, repositories and cache entries keep stays: it counts as shared, also
+    where no image needs it. Unpacked layers count as the layers do that they were made from."""
     names: dict[str, int] = {}
     targets: dict[int, set[int]] = {}
     for key, value in snapshot.items(Table.REFS):
@@ -289,6 +294,8 @@ def _images(
                 count[i] += 1
     out: dict[int, tuple[float, float]] = {}
     frees: dict[int, int] = {}
+    lost = copied.dead(gone)
+    copies_alone = 0
     for target, reached in targets.items():
         own = other = 0.0
         mine: list[tuple[int, int]] = []
@@ -311,6 +318,15 @@ def _images(
                     free += costs.raw(row)
                 else:
                     other += costs.raw(row)
+        going = copied.dead(gone | {serial for serial in reached if users[serial] == 1})
+        free += sum(row.size for chain, row in going.items() if chain not in lost)
+        for chain in copied.of(reached) - lost.keys():
+            size = copied.rows[chain].size
+            if chain in going:
+                own += size
+                copies_alone += size
+            else:
+                other += size
         out[target] = (own, other)
         frees[target] = free
     result = []
@@ -328,4 +344,6 @@ def _images(
             row = graph.blob_row(snapshot, serial)
             if row is not None:
                 all_shared += costs.raw(row)
+    all_shared += sum(row.size for chain, row in copied.rows.items() if chain not in lost)
+    all_shared -= copies_alone
     return tuple(result), int(all_alone), int(all_shared)

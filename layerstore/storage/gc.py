@@ -469,7 +469,7 @@ class _Run:
             runs, dead = marker.dead(), blobs - marker.seen
             cost = self._cost(snapshot, runs, dead)
             cost += reclaim.leftovers(storage, snapshot)
-            copies = unpacked.dead(storage, snapshot, aggressive=aggressive, gone=dead)
+            copies = unpacked.Copies(storage, snapshot).dead(dead, aggressive=aggressive).values()
             cost += sum(row.size for row in copies)
             lacking = limits.lacking(storage) - cost
             dropped = 0

@@ -261,42 +261,54 @@ def _needed(snapshot: Snapshot) -> set[str]:
     return out
 
 
-def _has_layer(storage: Storage, snapshot: Snapshot, diff_id: str, gone: Collection[int]) -> bool:
-    """Whether a blob with this content is here, not condemned and none of those that are to go."""
-    prefix = to_key(diff_id)
-    condemned = storage.condemned(snapshot)
-    for key, _ in snapshot.items(Table.LAYERS, prefix):
-        serial = to_number(key[len(prefix) :])
-        if (
-            serial not in gone
-            and snapshot.get(Table.BLOBS, serial_key(serial)) is not None
-            and not is_hidden(snapshot, condemned, serial)
-        ):
-            return True
-    return False
+class Copies:
+    """The unpacked layers of one snapshot, and which of them nothing uses. They are a copy of what blobs
+    hold, made for speed: one goes with any of the layers that it was made from, unless a snapshot
+    stands on it."""
 
+    def __init__(self, storage: Storage, snapshot: Snapshot) -> None:
+        self.rows = {row.chain: row for row in layers(snapshot)}
+        self._needed = _needed(snapshot)
+        condemned = storage.condemned(snapshot)
+        # The blobs that hold a layer's content, compressed or not: any one of them is enough.
+        self._makers: dict[str, set[int]] = {row.diff_id: set() for row in self.rows.values()}
+        for diff_id, makers in self._makers.items():
+            prefix = to_key(diff_id)
+            for key, _ in snapshot.items(Table.LAYERS, prefix):
+                serial = to_number(key[len(prefix) :])
+                if snapshot.get(Table.BLOBS, serial_key(serial)) is not None and not is_hidden(
+                    snapshot, condemned, serial
+                ):
+                    makers.add(serial)
 
-def dead(
-    storage: Storage, snapshot: Snapshot, *, aggressive: bool, gone: Collection[int] = ()
-) -> list[UnpackedRow]:
-    """The unpacked layers that nothing uses: no snapshot stands on them, and (unless `aggressive`) one
-    of the layers that they were made from is gone, or among the blobs that are to go."""
-    rows = {row.chain: row for row in layers(snapshot)}
-    needed = _needed(snapshot)
-    alive: dict[str, bool] = {}
-    for chain in rows:
-        path = []
-        at: str | None = chain
-        while at is not None and at not in alive and at in rows:
-            path.append(at)
-            at = rows[at].parent
-        below = True if at is None else alive.get(at, False)
-        for one in reversed(path):
-            kept = (
-                below and not aggressive and _has_layer(storage, snapshot, rows[one].diff_id, gone)
-            )
-            below = alive[one] = kept or one in needed
-    return [row for chain, row in rows.items() if not alive[chain]]
+    def dead(
+        self, gone: Collection[int] = (), *, aggressive: bool = False
+    ) -> dict[str, UnpackedRow]:
+        """By chain: what no snapshot stands on, and (unless `aggressive`) what has lost one of its
+        layers when the blobs of `gone` have gone."""
+        lost = set(gone)
+        alive = self._whole({d for d, makers in self._makers.items() if makers - lost})
+        keep = self._needed if aggressive else self._needed | alive
+        return {chain: row for chain, row in self.rows.items() if chain not in keep}
+
+    def of(self, serials: Collection[int]) -> set[str]:
+        """The chains that are made from these blobs."""
+        have = set(serials)
+        return self._whole({d for d, makers in self._makers.items() if makers & have})
+
+    def _whole(self, diff_ids: Collection[str]) -> set[str]:
+        """The chains all of whose layers are among these."""
+        known: dict[str, bool] = {}
+        for chain in self.rows:
+            path = []
+            at: str | None = chain
+            while at is not None and at not in known and at in self.rows:
+                path.append(at)
+                at = self.rows[at].parent
+            below = at is None or known.get(at, False)
+            for one in reversed(path):
+                below = known[one] = below and self.rows[one].diff_id in diff_ids
+        return {chain for chain, whole in known.items() if whole}
 
 
 def reclaim(storage: Storage, *, aggressive: bool) -> int:
@@ -307,7 +319,7 @@ def reclaim(storage: Storage, *, aggressive: bool) -> int:
 
     def drop(tx: Write) -> int:
         gone = 0
-        for row in dead(storage, tx, aggressive=aggressive):
+        for row in Copies(storage, tx).dead(aggressive=aggressive).values():
             tx.delete(Table.UNPACKED, to_key(row.chain))
             gone += row.size
         return gone
