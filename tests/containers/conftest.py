@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import making
 import pytest
 
 import layerstore
-
-
-def unmount_all(below: Path) -> None:
-    """Whatever a test left mounted below its directory, topmost first."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
-        places = [line.split()[4] for line in f]
-    for place in reversed(places):
-        if place.startswith(f"{below}/"):
-            subprocess.run(["umount", "-l", place], check=True)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Iterator[str]:
     """The directory of a store that is not there yet."""
     yield str(tmp_path / "store")
-    unmount_all(tmp_path)
+    making.unmount_all(tmp_path)
 
 
 @pytest.fixture
@@ -44,5 +35,5 @@ def home() -> Iterator[Path]:
     # A container that ended has a process of podman's clean up behind it.
     deadline = time.monotonic() + 20
     while made.exists():
-        unmount_all(made)
+        making.unmount_all(made)
         shutil.rmtree(made, ignore_errors=time.monotonic() < deadline)

@@ -168,3 +168,12 @@ def clear(store: layerstore.Store, keys: Iterable[str] | None = None) -> None:
         if keys is None or one.key in keys:
             store.snapshots.unmount(one.key, lazy=True)
             store.snapshots.remove(one.key)
+
+
+def unmount_all(below: Path) -> None:
+    """Whatever a test left mounted below its directory, topmost first."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
+        places = [line.split()[4] for line in f]
+    for place in reversed(places):
+        if place.startswith(f"{below}/"):
+            subprocess.run(["umount", "-l", place], check=True)

@@ -274,6 +274,31 @@ def test_images_that_share_layers_share_what_is_unpacked(store):
     assert len(unpacked(store.path)) == 6, "what lies below counts, too"
 
 
+def test_usage_is_what_du_counts_of_the_changes(store, tmp_path):
+    """Bytes and inodes, hard links once, holes not at all; what is only read costs nothing."""
+    image(store)
+    store.snapshots.prepare("k", "app:1")
+    with mounted(store, "k", tmp_path / "m") as root:
+        tree(root)
+        assert store.snapshots.usage("k") == layerstore.Usage(0, 0)
+        (root / "new").mkdir()
+        (root / "new/file").write_bytes(os.urandom(100_000))
+        os.link(root / "new/file", root / "new/again")
+        (root / "sym2").symlink_to("new/file")
+        with open(root / "sparse", "wb") as f:
+            f.truncate(1 << 30)
+        (root / "d/one").unlink()
+        os.utime(root / "d/three")
+        os.sync()
+        found = store.snapshots.usage("k")
+    (upper,) = Path(store.path).glob("snapshots/*/fs")
+    top = upper.lstat().st_blocks * 512
+    assert found.bytes == int(making.run("du", "-s", "-B1", upper).split()[0]) - top
+    inodes = making.run("find", upper, "-mindepth", "1", "-printf", "%i\n").split()
+    assert found.inodes == len(set(inodes)) < len(inodes)
+    assert 100_000 <= found.bytes < 200_000
+
+
 def _prepare(path: str, key: str, barrier) -> None:
     with layerstore.open(path, timeout=60) as store:
         barrier.wait()

@@ -168,9 +168,15 @@ def test_a_store_without_the_tables_opens_for_reading_only_and_has_no_snapshots(
 
 def costly(store: layerstore.Store) -> None:
     """Three images over one base, all unpacked; a snapshot stands on one of them."""
-    base = [making.member("big/"), *(making.member(f"big/{n}", os.urandom(9000)) for n in range(200))]
+    base = [
+        making.member("big/"),
+        *(making.member(f"big/{n}", os.urandom(9000)) for n in range(200)),
+    ]
     for n in range(3):
-        own = [making.member(f"own{n}", os.urandom(900_000 * (n + 1))), making.member(f"f{n}", b"x")]
+        own = [
+            making.member(f"own{n}", os.urandom(900_000 * (n + 1))),
+            making.member(f"f{n}", b"x"),
+        ]
         image(store, f"app:{n}", [base, own, making.BASE])
         store.snapshots.prepare(f"k{n}", f"app:{n}")
     image(store, "alone:1", [[making.member("only", os.urandom(700_000))]])
