@@ -2,9 +2,9 @@
 
 `prepare` gives an active one (may be changed, may be committed), `view` one that is only read. Both
 cost a row and a directory: layers are unpacked once per store (`layers/unpacked.py`), and what a
-container changes goes to a directory of its own. `mount` stacks them (`layers/overlays.py`) and writes
-nothing into the store while the kernel's own overlay can be had: where an overlay is mounted, the
-kernel knows, and it is asked. So nothing is stale after a restart or a crash: rows and changes are on
+container changes goes to a directory of its own. `mount` stacks them (`layers/overlays.py`) and commits
+nothing while the kernel's own overlay can be had: where an overlay is mounted, the kernel knows, and it
+is asked. So nothing is stale after a restart or a crash: rows and changes are on
 disk, mounts are gone after a reboot and can be made again.
 """
 

@@ -262,7 +262,7 @@ def _needed(snapshot: Snapshot) -> set[str]:
 
 
 class Copies:
-    """The unpacked layers of one snapshot, and which of them nothing uses. They are a copy of what blobs
+    """The unpacked layers that there are, and which of them nothing uses. They are copies of what blobs
     hold, made for speed: one goes with any of the layers that it was made from, unless a snapshot
     stands on it."""
 
