@@ -137,7 +137,9 @@ def layer_of(steps: list[tuple[str, str, Any]], below: dict[str, str], seen: Cou
                 white[path + "/"] = member(f"{path}/.wh..wh..opq")
                 seen["deleted and made anew"] += 1
     links = {p for p, (info, _) in own.items() if info.islnk()}
-    broken = {p for p in links if own[p][0].linkname not in own}
+    # A name that was a file when the link was made may be something else by now, or nothing.
+    files = {p for p, (info, _) in own.items() if info.isreg()}
+    broken = {p for p in links if own[p][0].linkname not in files}
     for path in broken:
         del own[path]
         now.pop(path, None)
