@@ -255,8 +255,8 @@ def _images(
     """Per image: alone, shared, freed if removed. And in all: alone, and shared counted once.
 
     An image is a target; several names of one target share it, and removing one of them frees
-    nothing. What leases, snapshots, repositories and cache entries keep stays: it counts as shared, also
-    where no image needs it. Unpacked layers count as the layers do that they were made from."""
+    nothing. What leases, snapshots, repositories and cache entries keep stays: it counts as shared,
+    also where no image needs it. Unpacked layers count as the layers do that they were made from."""
     names: dict[str, int] = {}
     targets: dict[int, set[int]] = {}
     for key, value in snapshot.items(Table.REFS):

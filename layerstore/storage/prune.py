@@ -166,8 +166,8 @@ def spare_copies(
     """Chains of unpacked layers that no snapshot stands on, oldest first, those on top of others before
     these, until what is lacking is reached; `going` are gone."""
     # What stands on one that nothing needs is not needed either: all of its children are here.
-    spare = unpacked.dead(storage, snapshot, aggressive=True)
-    rows = {row.chain: row for row in spare if row.chain not in going}
+    spare = unpacked.Copies(storage, snapshot).dead(aggressive=True)
+    rows = {chain: row for chain, row in spare.items() if chain not in going}
     above = Counter(row.parent for row in rows.values())
     tops = [(row.serial, chain) for chain, row in rows.items() if not above[chain]]
     heapq.heapify(tops)
@@ -189,9 +189,9 @@ def drop_copies(storage: Storage, chains: Sequence[str]) -> int:
 
     def work(tx: Write) -> int:
         gone = 0
-        for row in unpacked.dead(storage, tx, aggressive=True):
-            if row.chain in wanted:
-                tx.delete(Table.UNPACKED, to_key(row.chain))
+        for chain, row in unpacked.Copies(storage, tx).dead(aggressive=True).items():
+            if chain in wanted:
+                tx.delete(Table.UNPACKED, to_key(chain))
                 gone += row.size
         return gone
 
