@@ -90,7 +90,7 @@ static int put_payload(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *
     return 0;
 }
 
-static int begin(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
+int ls_apply_create(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
     const ls_tree_node *node = &mem->nodes[id], *name_node = &mem->nodes[node->link];
     char name[256];
     int dir = ls_apply_dir(a, mem, name_node->parent);
@@ -105,12 +105,19 @@ static int begin(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
     a->node = id;
     a->taken = a->length = a->map_in = 0;
     a->map_at = 0;
+    return 0;
+}
+
+static int begin(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
+    const ls_tree_node *node = &mem->nodes[id];
+    if (ls_apply_create(a, mem, id) < 0)
+        return -1;
     uint32_t at = 0, len = 0;
     const uint8_t *p = node->extra_len ? ls_tree_extra(mem, node, EXTRA_INLINE, &at, &len) : NULL;
     return p == NULL ? 0 : put_payload(a, mem, node, p, len);
 }
 
-static int end(ls_apply *a, const ls_tree_mem *mem) {
+int ls_apply_end(ls_apply *a, const ls_tree_mem *mem) {
     const ls_tree_node *node = &mem->nodes[a->node];
     mode_t made = node->mode & 0777 & ~(mode_t)a->umask;
     apply_what w = {a->file, 0, node->mode != made || ls_apply_has_xattrs(a, mem, node), a->node};
@@ -152,7 +159,7 @@ int ls_apply_feed(ls_apply *a, const ls_tree_mem *mem, const uint32_t *ids, size
             if (left > c)
                 break;
         }
-        if (end(a, mem) < 0)
+        if (ls_apply_end(a, mem) < 0)
             return ls_apply_result(a, i, ids[i], errno, out, err);
     }
     return ls_apply_result(a, i, NONE, 0, out, err);

@@ -63,6 +63,11 @@ static inline void apply_name(const ls_tree_mem *mem, const ls_tree_node *node, 
     out[n] = 0;
 }
 
+/* apply_files.c: makes the file of a node, empty, as a->file; gives it its attributes and closes it.
+ * 0, or -1 and errno. */
+int ls_apply_create(ls_apply *a, const ls_tree_mem *mem, uint32_t id);
+int ls_apply_end(ls_apply *a, const ls_tree_mem *mem);
+
 /* apply.c */
 int ls_apply_result(const ls_apply *a, size_t done, uint32_t node, int error, ls_apply_out *out,
                     ls_error *err);

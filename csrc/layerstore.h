@@ -569,7 +569,7 @@ typedef struct ls_tree_plan {
 } ls_tree_plan;
 
 /* Decides what is to be made: all, or with `upper` only what the last layer adds to an overlay over
- * the layers below it. After it the tree takes no more layers. */
+ * the layers below it. Another layer may follow, and then another plan. */
 int ls_tree_finish(ls_tree *t, const ls_tree_mem *mem, int upper, ls_tree_plan *plan);
 
 #define LS_LIST_DIRS 0      /* parents before children; the root is the first */
@@ -663,6 +663,40 @@ int ls_apply_run(ls_apply *a, const ls_tree_mem *mem, int what, const uint32_t *
  * call, which must follow. */
 int ls_apply_feed(ls_apply *a, const ls_tree_mem *mem, const uint32_t *ids, size_t n, uint64_t base,
                   const uint8_t *data, size_t size, ls_apply_out *out, ls_error *err);
+
+/* ---- clones: content that an earlier checkout has written is shared with it ---------------------- */
+
+/* A file of an earlier checkout: the entry that it was made from, and what it was like when its content
+ * was known. As long as that is the same, so is its content; what had changed only just before it was
+ * looked at is not remembered, as nobody could tell the next change from that one. */
+typedef struct ls_seed {
+    uint64_t header; /* of the entry, in its layer's tar */
+    uint64_t ino;
+    int64_t mtime_sec;
+    int64_t ctime_sec;
+    uint32_t mtime_nsec;
+    uint32_t ctime_nsec;
+} ls_seed;
+
+/* Whether files of the directory's filesystem can share their content: LS_CLONE_NONE, or one of the
+ * ways of ls_apply_clone. Makes two files without a name. */
+#define LS_CLONE_NONE 0
+#define LS_CLONE_SHARE 1 /* FICLONE: blocks are shared until one of the two is written to */
+#define LS_CLONE_COPY 2  /* copy_file_range: a server copies */
+int ls_clone_way(int dir_fd);
+
+/* Makes those of the files `ids` (all of one layer, in its order) that `seeds` (of that layer, by
+ * header) know, with the content of the earlier file below `from`'s root, where it has the same path.
+ * The others go to `left` (room for n), their number to `out->done`. An earlier file that is not what
+ * it was, before or after, counts for nothing. LS_OK, or LS_ESYSTEM with `out`: the new file could not
+ * be made. */
+int ls_apply_clone(ls_apply *a, ls_apply *from, const ls_tree_mem *mem, int way,
+                   const ls_seed *seeds, size_t n_seeds, const uint32_t *ids, size_t n,
+                   uint32_t *left, ls_apply_out *out, ls_error *err);
+/* What is there now of the files `ids` (in order) of at least `smallest` bytes, unless changed at or
+ * after `before`: the number of seeds written to `out` (room for n). */
+size_t ls_apply_seeds(ls_apply *a, const ls_tree_mem *mem, const uint32_t *ids, size_t n,
+                      uint64_t smallest, int64_t before_sec, uint32_t before_nsec, ls_seed *out);
 
 /* ---- mounts -------------------------------------------------------------------------------------- */
 /* These do system calls, and need the rights for them (CAP_SYS_ADMIN in the namespaces concerned).

@@ -33,7 +33,7 @@ size_t ls_tree_bad(const ls_tree *t, uint8_t *out, size_t size) {
 
 int ls_tree_layer(ls_tree *t, int split, const uint8_t *marks, size_t marks_size, uint64_t content,
                   ls_error *err) {
-    if (t->stage != TREE_IDLE)
+    if (t->stage != TREE_IDLE && t->stage != TREE_PLANNED)
         return ls_tar_fail(err, LS_ESTATE, 0, "a layer is not applied yet");
     if (t->layer == TREE_MAX_LAYERS)
         return ls_tar_fail(err, LS_ELIMIT, 0, "more than 4096 layers");

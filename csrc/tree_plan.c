@@ -94,10 +94,13 @@ static int is_other_name(const ls_tree_mem *mem, uint32_t id) {
 
 int ls_tree_finish(ls_tree *t, const ls_tree_mem *mem, int upper, ls_tree_plan *plan) {
     memset(plan, 0, sizeof *plan);
-    if (t->stage != TREE_IDLE)
+    if (t->stage != TREE_IDLE && t->stage != TREE_PLANNED)
         return LS_ESTATE;
     t->stage = TREE_PLANNED;
     t->upper = upper != 0;
+    for (uint32_t id = 0; id < t->n; id++)
+        mem->nodes[id].flags &= (uint8_t) ~(LS_TNODE_KNOWN | LS_TNODE_ALIVE | LS_TNODE_EMIT |
+                                            LS_TNODE_NOT_MADE);
     mem->nodes[t->root].flags |= LS_TNODE_KNOWN | LS_TNODE_ALIVE;
     for (uint32_t id = 0; id < t->n; id++) {
         ls_tree_node *node = &mem->nodes[id];

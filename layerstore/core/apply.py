@@ -29,6 +29,12 @@ UPPER: int = lib.LS_APPLY_UPPER
 USER_XATTR: int = lib.LS_APPLY_USER_XATTR
 NO_OPENAT2: int = lib.LS_APPLY_NO_OPENAT2
 
+CLONE_NONE: int = lib.LS_CLONE_NONE
+CLONE_SHARE: int = lib.LS_CLONE_SHARE
+CLONE_COPY: int = lib.LS_CLONE_COPY
+SEED: int = ffi.sizeof("ls_seed")
+"""Bytes that one file of an earlier checkout takes in a record."""
+
 NOTES = (
     "owner not kept",
     "owner outside of the map",
@@ -118,6 +124,35 @@ class Applier:
         done: int = self._out.done
         return done
 
+    def clone(
+        self, earlier: Applier, way: int, seeds: bytes | memoryview, nodes: array[int]
+    ) -> array[int]:
+        """Makes files of one layer with the content that `seeds` (of that layer) has of them below the
+        root of `earlier`, by `way` (CLONE_SHARE or CLONE_COPY); gives those that are not made. Raises
+        ApplyError."""
+        ids, known = ffi.from_buffer("uint32_t[]", nodes), ffi.from_buffer("uint8_t[]", seeds)
+        left = raw_new("uint32_t[]", len(nodes))
+        self._check(
+            lib.ls_apply_clone(
+                self._handle, earlier._handle, self._tree.memory, way,
+                ffi.cast("ls_seed *", known), len(known) // SEED, ids, len(nodes), left,
+                self._out, self._err,
+            )
+        )  # fmt: skip
+        out = array("I")
+        out.frombytes(ffi.buffer(left, 4 * self._out.done))
+        return out
+
+    def seeds(self, nodes: array[int], smallest: int, before: int) -> bytes:
+        """Files of one layer as they are now, for a later `clone`: those of at least `smallest` bytes
+        that had not changed at `before` (nanoseconds since 1970) or after it."""
+        out = raw_new("ls_seed[]", len(nodes))
+        ids = ffi.from_buffer("uint32_t[]", nodes)
+        n = lib.ls_apply_seeds(
+            self._handle, self._tree.memory, ids, len(nodes), smallest, *divmod(before, 10**9), out
+        )
+        return bytes(ffi.buffer(out, n * SEED))
+
     def _check(self, code: int) -> None:
         if code == lib.LS_OK:
             return
@@ -143,6 +178,12 @@ class Applier:
     def close(self) -> None:
         """Closes its descriptors."""
         lib.ls_apply_close(self._handle)
+
+
+def clone_way(fd: int) -> int:
+    """How files on the filesystem of a directory can share their content: one of CLONE_*."""
+    way: int = lib.ls_clone_way(fd)
+    return way
 
 
 def pin(data: Buffer | array[int], kind: str = "uint32_t[]") -> Any:

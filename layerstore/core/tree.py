@@ -185,7 +185,7 @@ class LayerTree:
 
     def plan(self, *, upper: bool = False) -> Plan:
         """Decides what is to be made: all, or with `upper` what the last layer adds to an overlay
-        over the others. No layer can be added after it."""
+        over the others. What it decided holds until a layer is added."""
         plan = ffi.new("ls_tree_plan *")
         self._call(lib.ls_tree_finish(self.handle, self.memory, upper, plan))
         return Plan(plan.entries, plan.bytes, plan.stored)

@@ -21,7 +21,7 @@ from ..storage import unpacked as rows
 from ..storage.accounting import directory_bytes
 from ..storage.index import Write
 from ..storage.locks import ByteLock
-from .checkout import unpack_layer
+from .checkout import Unpacker
 
 if TYPE_CHECKING:
     from ..values import ProgressCallback
@@ -85,6 +85,8 @@ def ensure(
     first = storage.index.update(lambda tx: tx.draw(rows.NEXT_UNPACKED, len(chains)))
     with contextlib.ExitStack() as held:
         made: list[tuple[rows.UnpackedRow, rows.Making]] = []
+        unpacker = held.enter_context(Unpacker(content, op, progress=progress))
+        begun = 0
         for i, chain in enumerate(chains):
             if _known(content, chain):
                 continue
@@ -95,7 +97,10 @@ def ensure(
             parent = chains[i - 1] if i else None
             serial = first + i
             making = held.enter_context(rows.Making(storage, rows.LAYERS, serial))
-            unpack_layer(content, digests[: i + 1], making.path, progress=progress)
+            for below in digests[begun:i]:
+                unpacker.skip(below)
+            unpacker.unpack(digests[i], making.path, making.final)
+            begun = i + 1
             made.append((rows.UnpackedRow(chain, serial, ids[i], parent, 0), making))
         if made:
             _keep(content, made)

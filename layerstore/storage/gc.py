@@ -25,6 +25,7 @@ from . import (
     reclaim,
     repositories,
     reserve,
+    seeds,
     sessions,
     unpacked,
     uploads,
@@ -206,6 +207,7 @@ class _Run:
         reclaim.reclaim_packs(storage)
         uploads.reclaim(storage)
         unpacked_bytes = unpacked.reclaim(storage, aggressive=aggressive and copies)
+        seeds.prune(storage)
         self._sweep()
         self.freed += (
             max(0, self.start_bytes - self._allocated())

@@ -58,15 +58,18 @@ class Table(IntEnum):
     SNAPSHOTS = 18  # key of a snapshot -> its directory, and what it keeps
     CACHE = 19  # hash of a key -> a builder's step: digest, last use
     MEMBERS = 20  # repository, digest -> what may be read there
+    SEEDS = 21  # earlier checkouts -> their files, to be cloned
 
 
-# Not in the journal: made again from the packs (FILES and SEEN are mere short cuts).
-UNLOGGED = frozenset((Table.CHUNKS, Table.FILES, Table.BLOCKS, Table.SEEN))
+# Not in the journal: made again from the packs (FILES, SEEN and SEEDS are mere short cuts).
+UNLOGGED = frozenset((Table.CHUNKS, Table.FILES, Table.BLOCKS, Table.SEEN, Table.SEEDS))
 # No checksum per row: see above.
 UNSEALED = frozenset((Table.CHUNKS,))
 # Younger than format 1: a store that nobody has written to since has none of them, which is as good as
 # empty ones.
-LATER = frozenset((Table.SEEN, Table.UNPACKED, Table.SNAPSHOTS, Table.CACHE, Table.MEMBERS))
+LATER = frozenset(
+    (Table.SEEN, Table.UNPACKED, Table.SNAPSHOTS, Table.CACHE, Table.MEMBERS, Table.SEEDS)
+)
 # A row lost here could make gc delete something that is alive.
 COUNTED = (
     Table.BLOCKS,
