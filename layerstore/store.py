@@ -508,6 +508,7 @@ class Store:
         ownership: str | None = None,
         uid_map: Sequence[tuple[int, int, int]] = (),
         gid_map: Sequence[tuple[int, int, int]] = (),
+        reflink: bool = True,
         progress: ProgressCallback | None = None,
     ) -> values.CheckoutReport:
         """Writes an image's root filesystem into a directory that is empty, or not there.
@@ -515,16 +516,18 @@ class Store:
         `ownership`: `exact` (all as the layers say, or an error), `try` (as far as it goes, the rest in
         the report's notes), `rootless` (owners in the xattr user.rootlesscontainers); None is `exact`
         for root outside of user namespaces, else `try`. The maps give ids of layers ids of the system:
-        `(inside, outside, count)`. Until it is whole, the target is marked as unfinished; it is not
-        synced. Raises NotFoundError, InvalidInputError (a layer that is not sound, naming layer, entry
-        and offset: nothing was written then; a target that is not empty), BusyError, StoreFullError,
-        OSError."""
+        `(inside, outside, count)`. `reflink`: files that an earlier checkout left on the target's
+        filesystem, and that are still what they were, share their blocks with the new ones where the
+        filesystem can do that (btrfs, XFS); for it the store keeps a record of what it writes there.
+        Until it is whole, the target is marked as unfinished; it is not synced. Raises NotFoundError,
+        InvalidInputError (a layer that is not sound, naming layer, entry and offset: nothing was
+        written then; a target that is not empty), BusyError, StoreFullError, OSError."""
         from .layers import checkout
 
         layers = [
             checkout.Layer(x.digest, x.diff_id) for x in self.image(name, platform=platform).layers
         ]
-        options = checkout.Options(ownership, tuple(uid_map), tuple(gid_map))
+        options = checkout.Options(ownership, tuple(uid_map), tuple(gid_map), reflink=reflink)
         return checkout.checkout(
             self._content, layers, os.fspath(target), options=options, progress=progress
         )

@@ -30,6 +30,7 @@ NEEDS = {
     "gcc": "gcc",
     "mkfs.ext4": "e2fsprogs",
     "mkfs.btrfs": "btrfs-progs",
+    "mkfs.xfs": "xfsprogs",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
     "qemu-aarch64-static": "qemu-user-static",
     "root": "",

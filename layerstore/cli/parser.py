@@ -498,6 +498,13 @@ VERBS = (
                 type=arguments.id_map,
                 default=(),
             ),
+            _option(
+                "--reflink",
+                help="auto: share blocks with what an earlier checkout left on the filesystem, if it "
+                "can do that; never: write everything (default: auto)",
+                choices=("auto", "never"),
+                default="auto",
+            ),
         ),
         "Until it is whole the directory is marked as unfinished; a checkout that was cut off is "
         "removed by the next one into it. What could not be kept is said on stderr.",

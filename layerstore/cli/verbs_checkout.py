@@ -15,6 +15,7 @@ def checkout(context: Context) -> None:
         ownership=args.ownership,
         uid_map=args.uid_map,
         gid_map=args.gid_map,
+        reflink=args.reflink == "auto",
         progress=context.progress,
     )
     context.done()

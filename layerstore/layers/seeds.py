@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -19,10 +20,12 @@ from ..errors import CorruptError
 from ..storage import seeds as rows
 from ..storage.storage import Storage
 
-SMALLEST = 16 << 10
-"""Bytes: a smaller file is written as fast as it is cloned."""
-TICK = 50_000_000
-"""Nanoseconds: more than a tick of the slowest kernel's clock (10 ms), which stamps files."""
+SMALLEST = 1
+"""Bytes. A file of 1 KiB takes longer to clone than to write; but who clones them all need not decode
+the blocks that hold them: an image of 20,000 files (btrfs) in 1.1 s, with a limit of 2 KiB in 1.8 s."""
+BATCH = 65536
+PATIENCE = 50
+"""Milliseconds: more than a tick of the slowest kernel's clock (10 ms), which stamps files."""
 
 
 class Source(NamedTuple):
@@ -96,11 +99,17 @@ class Seeds:
         until it is."""
         if self.way == CLONE_NONE or self._storage.readonly:
             return
-        before = time.time_ns() - TICK
+        try:
+            before = self._settled()
+        except OSError:
+            return
         tables: list[tuple[str, bytes]] = []
         room = rows.RECORD_MAX
         for layer, nodes in files:
-            table = look(nodes, SMALLEST, before)[: room // SEED * SEED]
+            table = b""
+            for at in range(0, min(len(nodes), room // SEED), BATCH):
+                table += look(nodes[at : at + BATCH], SMALLEST, before)
+            table = table[: room // SEED * SEED]
             room -= len(table)
             if table:
                 tables.append((self._layers[layer], table))
@@ -116,6 +125,21 @@ class Seeds:
             tuple((digest, len(table) // SEED) for digest, table in tables),
         )
         rows.keep(self._storage, record, b"".join(table for _, table in tables))
+
+    def _settled(self) -> int:
+        """A time of the filesystem's own clock that is after all that was written, and not after
+        anything that anybody will write: whoever changes a file from now on, changes its ctime."""
+        first = now = self._stamp()
+        for _ in range(PATIENCE):
+            if now > first:
+                break
+            time.sleep(0.001)
+            now = self._stamp()
+        return now
+
+    def _stamp(self) -> int:
+        os.fchmod(self._fd, stat.S_IMODE(os.fstat(self._fd).st_mode))
+        return os.fstat(self._fd).st_ctime_ns
 
     def close(self) -> None:
         """Closes the earlier directories."""

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from .storage import Storage
 
 RECORDS = 64
-RECORD_MAX = 8 << 20
-"""Bytes of one record's files, 40 each: about 200,000."""
-ALL_MAX = 32 << 20
+RECORD_MAX = 16 << 20
+"""Bytes of one record's files, 40 each: about 400,000."""
+ALL_MAX = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,9 @@ def keep(storage: Storage, record: Record, files: bytes) -> None:
         each = len(files) // max(1, record.files)
         for one in records(tx):
             number = max(number, one.number + 1)
-            left -= 1
-            size -= one.files * each
+            if one.path != record.path:
+                left -= 1
+                size -= one.files * each
             if one.path == record.path or left < 0 or size < 0:
                 _drop(tx, one)
         tx.put(Table.SEEDS, _key(b"r", number), value)
