@@ -150,7 +150,7 @@ static int make_other(ls_apply *a, const ls_tree_mem *mem, uint32_t id) {
     } else {
         kind = node->type == '3' ? S_IFCHR : node->type == '4' ? S_IFBLK : S_IFIFO;
         if (kind != S_IFIFO)
-            device = makedev(node->major, node->minor);
+            device = makedev((uint32_t)(node->at >> 32), (uint32_t)node->at);
         if (mknodat(dir, name, kind | mode, device) < 0) {
             int error = errno;
             if ((error == EPERM || error == EACCES) && kind != S_IFIFO &&

@@ -16,12 +16,14 @@
 
 #define NAME_MAX_XATTR 255
 #define CAPABILITY "security.capability"
+#define ACL_MAX 8192 /* 1,023 entries; ext4 takes 500 */
 #define OVERLAY_TRUSTED "trusted.overlay."
 #define OVERLAY_USER "user.overlay."
 #define ROOTLESS "user.rootlesscontainers"
 
 int ls_apply_note(ls_apply *a, int what, uint32_t id, int error) {
-    if (!(a->flags & (LS_APPLY_TRY | LS_APPLY_ROOTLESS)) && what != LS_NOTE_OVERLAY)
+    if (!(a->flags & (LS_APPLY_TRY | LS_APPLY_ROOTLESS)) && what != LS_NOTE_OVERLAY &&
+        what != LS_NOTE_ACL)
         return -1;
     if (a->notes[what]++ == 0) {
         a->first[what] = id;
@@ -137,10 +139,84 @@ static void map_capability(const ls_apply *a, uint8_t *value, uint32_t size) {
         tree_put32(value + 20, root);
 }
 
+static int set_mode(const apply_what *w, mode_t mode) {
+    if (!w->path)
+        return fchmod(w->fd, mode);
+    char path[40];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", w->fd);
+    return chmod(path, mode);
+}
+
+/* Users and groups in an access control list are owners, too. */
+static int map_acl(const ls_apply *a, const uint8_t *value, uint32_t size, uint8_t *out) {
+    memcpy(out, value, size);
+    for (uint32_t at = 4; at + 8 <= size; at += 8) {
+        uint32_t id;
+        int user = out[at] == TREE_ACL_USER, known = 1;
+        if (user || out[at] == TREE_ACL_GROUP) {
+            known = map_id(user ? a->uids : a->gids, user ? a->n_uids : a->n_gids,
+                           tree_get32(out + at + 4), &id);
+            if (known)
+                tree_put32(out + at + 4, id);
+        }
+        if (!known)
+            return 0;
+    }
+    return 1;
+}
+
+static int set_acl(const ls_apply *a, const apply_what *w, const char *name, const uint8_t *value,
+                   uint32_t size) {
+    uint8_t mapped[ACL_MAX];
+    if (a->n_uids == 0 && a->n_gids == 0)
+        return set_xattr(w, name, value, size);
+    if (size > sizeof mapped) {
+        errno = ERANGE;
+        return -1;
+    }
+    if (!map_acl(a, value, size, mapped)) {
+        errno = EINVAL;
+        return -1;
+    }
+    return set_xattr(w, name, mapped, size);
+}
+
+/* What a list gives the file's own group, where the mode may show the mask. */
+static mode_t without_acl(mode_t mode, const uint8_t *value, uint32_t size) {
+    for (uint32_t at = 4; at + 8 <= size; at += 8)
+        if (value[at] == TREE_ACL_GROUP_OBJ)
+            mode &= ~(mode_t)((~(unsigned)value[at + 2] & 7u) << 3);
+    return mode;
+}
+
+/* The access control list, after the mode, which would change its mask. */
+static int set_access(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node,
+                      const apply_what *w, mode_t mode) {
+    uint32_t at = 0, len, size = 0;
+    const uint8_t *p, *value = NULL;
+    while ((p = ls_tree_extra(mem, node, EXTRA_XATTR, &at, &len)) != NULL) {
+        uint32_t name_len = (uint32_t)p[0] | (uint32_t)p[1] << 8;
+        if (name_len == sizeof TREE_XATTR_ACCESS - 1 &&
+            memcmp(p + 2, TREE_XATTR_ACCESS, name_len) == 0) {
+            value = p + 2 + name_len;
+            size = len - 2 - name_len;
+        }
+    }
+    if (value == NULL || set_acl(a, w, TREE_XATTR_ACCESS, value, size) == 0)
+        return 0;
+    if (note_or_fail(a, LS_NOTE_XATTR, w->id) < 0)
+        return -1;
+    return set_mode(w, without_acl(mode, value, size)) == 0 ? 0
+                                                            : note_or_fail(a, LS_NOTE_MODE, w->id);
+}
+
 static int set_xattrs(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node,
                       const apply_what *w) {
     uint32_t at = 0, len;
     const uint8_t *p;
+    if (ls_tree_extra(mem, node, EXTRA_LOST, &at, &len) != NULL)
+        ls_apply_note(a, LS_NOTE_ACL, w->id, 0);
+    at = 0;
     while ((p = ls_tree_extra(mem, node, EXTRA_XATTR, &at, &len)) != NULL) {
         char name[NAME_MAX_XATTR + 1];
         uint8_t capability[24];
@@ -163,18 +239,17 @@ static int set_xattrs(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *n
             map_capability(a, capability, size);
             value = capability;
         }
+        if (strcmp(name, TREE_XATTR_ACCESS) == 0)
+            continue;
+        if (strcmp(name, TREE_XATTR_DEFAULT) == 0) {
+            if (set_acl(a, w, name, value, size) < 0 && note_or_fail(a, LS_NOTE_XATTR, w->id) < 0)
+                return -1;
+            continue;
+        }
         if (set_xattr(w, name, value, size) < 0 && note_or_fail(a, LS_NOTE_XATTR, w->id) < 0)
             return -1;
     }
     return 0;
-}
-
-static int set_mode(const apply_what *w, mode_t mode) {
-    if (!w->path)
-        return fchmod(w->fd, mode);
-    char path[40];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", w->fd);
-    return chmod(path, mode);
 }
 
 int ls_apply_opaque(ls_apply *a, int fd) {
@@ -198,6 +273,8 @@ int ls_apply_attributes(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node 
     }
     if (node->type != '2' && (w.set_mode || (changed && (mode & (S_ISUID | S_ISGID)))) &&
         set_mode(&w, mode) < 0 && note_or_fail(a, LS_NOTE_MODE, w.id) < 0)
+        return -1;
+    if (node->extra_len && set_access(a, mem, node, &w, mode) < 0)
         return -1;
     struct timespec times[2] = {{(time_t)node->mtime_sec, (long)node->mtime_nsec},
                                 {(time_t)node->mtime_sec, (long)node->mtime_nsec}};

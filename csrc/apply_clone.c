@@ -106,9 +106,9 @@ static int clone_one(ls_apply *a, ls_apply *from, const ls_tree_mem *mem, int wa
     int taken = way == LS_CLONE_SHARE ? ioctl(a->file, FICLONE, earlier)
                                       : copy_all(earlier, a->file, node->size);
     if (taken == 0 && is_same(earlier, seed, node->size)) {
-        a->taken = node->stored;
+        a->taken = ls_tree_stored(mem, node);
         a->length = node->size;
-        a->bytes += node->stored;
+        a->bytes += a->taken;
         made = ls_apply_end(a, mem) < 0 ? -1 : 1;
         goto out;
     }
@@ -165,12 +165,9 @@ size_t ls_apply_seeds(ls_apply *a, const ls_tree_mem *mem, const uint32_t *ids, 
         if (changed > before_sec ||
             (changed == before_sec && st.st_ctim.tv_nsec >= (long)before_nsec))
             continue;
-        out[made++] = (ls_seed){node->header,
-                                (uint64_t)st.st_ino,
-                                st.st_mtim.tv_sec,
-                                st.st_ctim.tv_sec,
-                                (uint32_t)st.st_mtim.tv_nsec,
-                                (uint32_t)st.st_ctim.tv_nsec};
+        out[made++] = (ls_seed){
+            node->header,      (uint64_t)st.st_ino,          st.st_mtim.tv_sec,
+            st.st_ctim.tv_sec, (uint32_t)st.st_mtim.tv_nsec, (uint32_t)st.st_ctim.tv_nsec};
     }
     return made;
 }

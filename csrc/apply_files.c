@@ -52,10 +52,6 @@ static int write_some(ls_apply *a, const uint8_t *p, size_t n, uint64_t at) {
     return 0;
 }
 
-static uint64_t get64(const uint8_t *p) {
-    return (uint64_t)tree_get32(p) | (uint64_t)tree_get32(p + 4) << 32;
-}
-
 /* The next n bytes of the payload. */
 static int put_payload(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *node,
                        const uint8_t *p, size_t n) {
@@ -73,7 +69,8 @@ static int put_payload(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *
             errno = EINVAL;
             return -1;
         }
-        uint64_t offset = get64(map + 16 * a->map_at), length = get64(map + 16 * a->map_at + 8);
+        uint64_t offset = tree_get64(map + 16 * a->map_at),
+                 length = tree_get64(map + 16 * a->map_at + 8);
         uint64_t left = length - a->map_in;
         size_t c = left < n ? (size_t)left : n;
         if (c > 0 && write_some(a, p, c, offset + a->map_in) < 0)
@@ -136,18 +133,19 @@ int ls_apply_feed(ls_apply *a, const ls_tree_mem *mem, const uint32_t *ids, size
     size_t i = 0;
     for (; i < n; i++) {
         const ls_tree_node *node = &mem->nodes[ids[i]];
+        uint64_t stored = ls_tree_stored(mem, node);
         uint32_t at = 0, ahead = 0;
         if (node->extra_len && ls_tree_extra(mem, node, EXTRA_INLINE, &at, &ahead) == NULL)
             ahead = 0;
         if (a->file < 0) {
-            if (node->stored > ahead && node->at >= base + size)
+            if (stored > ahead && node->at >= base + size)
                 break;
             if (begin(a, mem, ids[i]) < 0)
                 return ls_apply_result(a, i, ids[i], errno, out, err);
         } else if (a->node != ids[i]) {
             return ls_tar_fail(err, LS_ESTATE, 0, "another file is half-written");
         }
-        uint64_t left = node->stored - a->taken;
+        uint64_t left = stored - a->taken;
         if (left > 0) {
             uint64_t want = node->at + (a->taken - ahead);
             if (want < base || want > base + size)

@@ -496,16 +496,14 @@ uint64_t ls_bits_count(const uint8_t *bits, uint64_t n);
 
 /* Types are those of tar ('0', '1', ...), 'w' a whiteout, '?' one that is skipped. */
 typedef struct ls_tree_node {
-    uint64_t at;     /* file: where its payload begins, in the content stream or the tar */
-    uint64_t size;   /* file: its bytes */
-    uint64_t stored; /* file: bytes of payload, those in `extra` too; differs when sparse */
+    uint64_t at;   /* file: where its payload begins, in the content stream or the tar; device: its
+                        major and minor number, 32 bits each */
+    uint64_t size; /* file: its bytes; of a sparse one, with its holes */
     uint64_t header; /* first byte of its headers in its layer's tar */
     int64_t mtime_sec;
     uint32_t mtime_nsec;
     uint32_t uid;
     uint32_t gid;
-    uint32_t major;
-    uint32_t minor;
     uint32_t parent;
     uint32_t next; /* in a chain of the table */
     uint32_t link; /* '1': the node of its file. Others, planned: the name they are made under */
@@ -627,7 +625,8 @@ typedef struct ls_apply_idmap {
 #define LS_NOTE_TIMES 6
 #define LS_NOTE_OVERLAY 7 /* an xattr of overlayfs in a layer, left out */
 #define LS_NOTE_LINK 8    /* a further name of what was left out */
-#define LS_NOTES 9
+#define LS_NOTE_ACL 9 /* an access control list that names somebody without a number, left out */
+#define LS_NOTES 10
 
 typedef struct ls_apply_out {
     size_t done;    /* nodes that are finished */

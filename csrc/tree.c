@@ -127,6 +127,18 @@ const uint8_t *ls_tree_extra(const ls_tree_mem *mem, const ls_tree_node *node, u
     return NULL;
 }
 
+uint64_t ls_tree_stored(const ls_tree_mem *mem, const ls_tree_node *node) {
+    uint32_t at = 0, len = 0;
+    const uint8_t *map = node->extra_len ? ls_tree_extra(mem, node, EXTRA_MAP, &at, &len) : NULL;
+    if (map == NULL)
+        return node->size;
+    uint64_t sum = 0;
+    /* The scanner has seen that the lengths add up to the payload. */
+    for (uint32_t i = 0; i + 16 <= len; i += 16)
+        sum += tree_get64(map + i + 8);
+    return sum;
+}
+
 /* One part of a path at p: its length; *skip is where the next begins. */
 static size_t part_of(const uint8_t *p, size_t n, size_t *skip) {
     const uint8_t *slash = n ? memchr(p, '/', n) : NULL;

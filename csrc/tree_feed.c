@@ -166,12 +166,56 @@ static size_t base64(const uint8_t *p, size_t n, uint8_t *out) {
     return m;
 }
 
+static const char acl_access[] = "SCHILY.acl.access";
+static const char acl_default[] = "SCHILY.acl.default";
 static const char schily[] = "SCHILY.xattr.";
 static const char libarchive[] = "LIBARCHIVE.xattr.";
 
 static void extra_head(uint8_t *p, uint8_t tag, size_t len) {
     p[0] = tag;
     tree_put32(p + 1, (uint32_t)len);
+}
+
+/* A list in words as an xattr, or the mark that it was lost. Then the file's group keeps no more than
+ * the list gave it: the mode may show the mask there. */
+static size_t put_acl(ls_tree_node *node, const char *name, const uint8_t *value, size_t len,
+                      uint8_t *out) {
+    size_t name_len = strlen(name);
+    uint8_t *at = out + EXTRA_HEAD + 2;
+    uint32_t group;
+    memcpy(at, name, name_len);
+    size_t got = ls_tree_acl(value, len, at + name_len, &group);
+    if (got == 0) {
+        if (strcmp(name, TREE_XATTR_ACCESS) == 0)
+            node->mode &= (uint16_t)~((~group & 7) << 3);
+        extra_head(out, EXTRA_LOST, 0);
+        return EXTRA_HEAD;
+    }
+    out[EXTRA_HEAD] = (uint8_t)name_len;
+    out[EXTRA_HEAD + 1] = 0;
+    extra_head(out, EXTRA_XATTR, 2 + name_len + got);
+    return EXTRA_HEAD + 2 + name_len + got;
+}
+
+static size_t put_acls(ls_tree_node *node, const uint8_t *pax, size_t pax_len, uint8_t *out) {
+    const uint8_t *key, *value, *found[2] = {NULL, NULL};
+    size_t key_len, value_len, len[2] = {0, 0}, used = 0;
+    while (next_record(&pax, &pax_len, &key, &key_len, &value, &value_len)) {
+        int which = -1;
+        if (key_len == sizeof acl_access - 1 && memcmp(key, acl_access, key_len) == 0)
+            which = 0;
+        else if (key_len == sizeof acl_default - 1 && memcmp(key, acl_default, key_len) == 0)
+            which = 1;
+        if (which < 0)
+            continue;
+        found[which] = value; /* the last one counts */
+        len[which] = value_len;
+    }
+    if (len[0] > 0)
+        used += put_acl(node, TREE_XATTR_ACCESS, found[0], len[0], out + used);
+    if (len[1] > 0 && node->type == '5')
+        used += put_acl(node, TREE_XATTR_DEFAULT, found[1], len[1], out + used);
+    return used;
 }
 
 /* Extended attributes as extras at `out`; SCHILY's come last, so that they win. Never longer than
@@ -264,9 +308,9 @@ static int make_node(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_er
     int linked = type == '1' || type == '2';
     if (t->n == UINT32_MAX - 1)
         return ls_tar_fail(err, LS_ELIMIT, e.header_offset, "more entries than can be counted");
-    /* A record's key is longer than the head of its extra. */
+    /* A record's key is longer than the head of its extra, but for access control lists. */
     uint64_t need = t->arena_used + e.name_len + e.link_len + t->inline_left + e.sparse_len +
-                    e.pax_len + 4 * EXTRA_HEAD;
+                    2 * (uint64_t)e.pax_len + 4 * EXTRA_HEAD + TREE_ACL_ROOM;
     if (need > UINT32_MAX)
         return ls_tar_fail(err, LS_ELIMIT, e.header_offset, "more than 4 GiB of names");
     if (t->n >= mem->max_nodes || need > mem->arena_size)
@@ -281,8 +325,7 @@ static int make_node(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_er
     node->mtime_nsec = e.mtime_nsec;
     node->uid = (uint32_t)e.uid;
     node->gid = (uint32_t)e.gid;
-    node->major = e.devmajor;
-    node->minor = e.devminor;
+    node->at = (uint64_t)e.devmajor << 32 | e.devminor;
     node->parent = node->next = node->link = NONE;
     node->mode = (uint16_t)(e.mode & 07777);
     node->layer = node->born = t->layer;
@@ -300,7 +343,6 @@ static int make_node(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_er
     t->inline_at = UINT64_MAX;
     if (file) {
         node->size = e.size;
-        node->stored = e.stored_size;
         node->at = t->split ? t->content_at : e.data_offset;
         if (t->inline_left) {
             extra_head(arena + at, EXTRA_INLINE, t->inline_left);
@@ -313,6 +355,8 @@ static int make_node(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_er
             at += EXTRA_HEAD + e.sparse_len;
         }
     }
+    if (e.pax_len && (type == '0' || type == '5'))
+        at += put_acls(node, t->emit + e.pax_off, e.pax_len, arena + at);
     if (e.pax_len && type != '1' && type != 'w' && type != '?')
         at += put_xattrs(t->emit + e.pax_off, e.pax_len, arena + at);
     node->extra_len = (uint32_t)(at - node->extra_off);

@@ -19,8 +19,12 @@
 #define EXTRA_INLINE 'I' /* the first bytes of the payload, which are not in the content stream */
 #define EXTRA_XATTR 'X'  /* u16 length of the name, name, value */
 #define EXTRA_MAP 'S'    /* sparse map: pairs of u64 (offset, length) */
+#define EXTRA_LOST 'A'   /* an access control list that could not be taken; empty */
 #define EXTRA_HEAD 5
 
+#define TREE_XATTR_ACCESS "system.posix_acl_access"
+#define TREE_XATTR_DEFAULT "system.posix_acl_default"
+#define TREE_ACL_ROOM 128 /* two lists are at most so much longer than twice their text */
 #define TREE_EMIT_SIZE (LS_TAR_SCRATCH + 1024)
 #define TREE_WORK (2 * LS_TREE_PATH)
 #define TREE_TARGET 4095 /* bytes of a symbolic link: the kernel's limit */
@@ -68,6 +72,10 @@ static inline uint32_t tree_get32(const uint8_t *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
+static inline uint64_t tree_get64(const uint8_t *p) {
+    return (uint64_t)tree_get32(p) | (uint64_t)tree_get32(p + 4) << 32;
+}
+
 static inline void tree_put32(uint8_t *p, uint32_t v) {
     p[0] = (uint8_t)v;
     p[1] = (uint8_t)(v >> 8);
@@ -78,6 +86,19 @@ static inline void tree_put32(uint8_t *p, uint32_t v) {
 /* The next of a node's extras with this tag, from *at (0 at the start) on: its bytes, or NULL. */
 const uint8_t *ls_tree_extra(const ls_tree_mem *mem, const ls_tree_node *node, uint8_t tag,
                              uint32_t *at, uint32_t *len);
+/* Tags in a list of system.posix_acl_* (acl(5), linux/posix_acl.h). */
+#define TREE_ACL_USER_OBJ 0x01
+#define TREE_ACL_USER 0x02
+#define TREE_ACL_GROUP_OBJ 0x04
+#define TREE_ACL_GROUP 0x08
+#define TREE_ACL_MASK 0x10
+#define TREE_ACL_OTHER 0x20
+
+/* A list in words as the value of the xattr: its length, 0 if it is not understood or none. `out` needs
+ * 4 + 8 bytes for each 6 of the text. *group: what the file's own group may at most (7: not said). */
+size_t ls_tree_acl(const uint8_t *text, size_t n, uint8_t *out, uint32_t *group);
+/* Bytes of a file's payload, those in the extras too: less than its size if it is sparse. */
+uint64_t ls_tree_stored(const ls_tree_mem *mem, const ls_tree_node *node);
 /* The live node of that name in a directory, or NONE. */
 uint32_t ls_tree_child(const ls_tree *t, const ls_tree_mem *mem, uint32_t parent,
                        const uint8_t *name, size_t len);

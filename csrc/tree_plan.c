@@ -99,8 +99,8 @@ int ls_tree_finish(ls_tree *t, const ls_tree_mem *mem, int upper, ls_tree_plan *
     t->stage = TREE_PLANNED;
     t->upper = upper != 0;
     for (uint32_t id = 0; id < t->n; id++)
-        mem->nodes[id].flags &= (uint8_t) ~(LS_TNODE_KNOWN | LS_TNODE_ALIVE | LS_TNODE_EMIT |
-                                            LS_TNODE_NOT_MADE);
+        mem->nodes[id].flags &=
+            (uint8_t)~(LS_TNODE_KNOWN | LS_TNODE_ALIVE | LS_TNODE_EMIT | LS_TNODE_NOT_MADE);
     mem->nodes[t->root].flags |= LS_TNODE_KNOWN | LS_TNODE_ALIVE;
     for (uint32_t id = 0; id < t->n; id++) {
         ls_tree_node *node = &mem->nodes[id];
@@ -130,7 +130,7 @@ int ls_tree_finish(ls_tree *t, const ls_tree_mem *mem, int upper, ls_tree_plan *
             plan->entries++;
         if (node->type == '0' && is_made(mem, node)) {
             plan->bytes += node->size;
-            plan->stored += node->stored;
+            plan->stored += ls_tree_stored(mem, node);
         }
     }
     return LS_OK;
@@ -231,7 +231,7 @@ size_t ls_tree_segments(const ls_tree *t, const ls_tree_mem *mem, const uint32_t
             if (s->count > 0 && (node->layer - 1u != s->layer || node->at > s->end + gap ||
                                  s->end - s->start >= size || s->count == SEGMENT_FILES))
                 break;
-            s->end = node->at + (node->stored - ahead);
+            s->end = node->at + (ls_tree_stored(mem, node) - ahead);
             s->count++;
         }
     }

@@ -29,6 +29,7 @@ NEEDS = {
     "fuse-overlayfs": "fuse-overlayfs",
     "gcc": "gcc",
     "mkfs.ext4": "e2fsprogs",
+    "setfacl": "acl",
     "mkfs.btrfs": "btrfs-progs",
     "mkfs.xfs": "xfsprogs",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",

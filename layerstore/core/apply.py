@@ -45,6 +45,7 @@ NOTES = (
     "times not kept",
     "overlayfs' own attributes left out",
     "further name of what was not made",
+    "access control list that names users without their numbers left out",
 )
 
 IdMap = tuple[int, int, int]

@@ -1,7 +1,7 @@
 """The typed face of the tree: what is there in the end when layers lie on each other.
 
 Fed with the headers of layers, lowest first. All memory is in three maps that grow without being
-copied: about 96 bytes a name, the name itself, and its link target and extended attributes. A
+copied: about 90 bytes a name, the name itself, and its link target and extended attributes. A
 machine serves one thread until it is planned; then several may read it.
 """
 

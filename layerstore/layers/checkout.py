@@ -4,7 +4,7 @@ First all layers' headers are merged to the final tree (`core/tree.py`): nothing
 them is not sound. Then only what that tree needs is read, straight from the chunks, each block decoded
 once, and written below the target (`layers/extraction.py`). What an earlier checkout has there is
 cloned (`layers/seeds.py`). Work runs on all cores, in stretches of 8 MiB of content; memory holds the
-tree, about 150 bytes an entry, and a few stretches.
+tree, about 130 bytes an entry, and a few stretches.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from .merged import Layer, Source, add_layer
 from .seeds import Seeds
 from .target import MARK, Target
 
+CACHE_BYTES = 8 << 20
+"""Each block is wanted by one stretch, or by two neighbours."""
 OWNERSHIP = ("exact", "try", "rootless")
 
 
@@ -115,7 +117,8 @@ def _fill(
                 progress=progress,
             )
             try:
-                work.run(upper)
+                with content.storage.chunks.limited(CACHE_BYTES):
+                    work.run(upper)
                 work.remember(later, synced=upper)
                 return work.notes()
             finally:

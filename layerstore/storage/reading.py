@@ -7,6 +7,7 @@ may have moved it meanwhile, and reports damage only if it has not moved (rule 1
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
@@ -44,7 +45,7 @@ class Chunks:
         self._pool = pool
         self._ahead = ahead
         self._cache: OrderedDict[tuple[int, int], tuple[Future[bytes], int]] = OrderedDict()
-        self._cache_bytes = cache_bytes
+        self._limits = [cache_bytes]
         self._cached = 0
         self._lock = threading.Lock()
 
@@ -105,10 +106,25 @@ class Chunks:
             made: Future[bytes] = self._pool.submit(self.load, place)
             self._cache[key] = (made, place.raw)
             self._cached += place.raw
-            while self._cached > self._cache_bytes and len(self._cache) > 1:
-                _, (_, size) = self._cache.popitem(last=False)
-                self._cached -= size
+            self._shrink()
             return made
+
+    def _shrink(self) -> None:
+        while self._cached > min(self._limits) and len(self._cache) > 1:
+            _, (_, size) = self._cache.popitem(last=False)
+            self._cached -= size
+
+    @contextlib.contextmanager
+    def limited(self, cache_bytes: int) -> Iterator[None]:
+        """Keeps at most so many bytes of decoded blocks meanwhile: for who reads each block once."""
+        with self._lock:
+            self._limits.append(cache_bytes)
+            self._shrink()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._limits.remove(cache_bytes)
 
     def _drop(self, place: Place) -> None:
         with self._lock:
