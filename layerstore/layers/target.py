@@ -105,6 +105,9 @@ class Target:
             if self._mark is not None:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(MARK, dir_fd=self.fd)
+                # NFS and others keep an open file under another name, in this directory.
+                os.close(self._mark)
+                self._mark = None
             if self._mode is not None:
                 os.fchmod(self.fd, self._mode)
             if self._made:
