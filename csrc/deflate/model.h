@@ -21,7 +21,8 @@ typedef struct ls_span {
     size_t size; /* bytes to be tokenised */
     size_t
         after;   /* bytes of the same stream behind: at least `ahead` of the model, or all there are
-                            up to where the encoder's input ended or was flushed (an empty stored block) */
+                            up to where the encoder's input ended or was flushed (an empty stored block);
+                            16 bytes more can be read, and must not matter */
     uint64_t at; /* content offset of the first byte from the start of the stream (member) */
     uint64_t
         flushed; /* content offset of the last flush before it, 0 if none: pieces begin there */
@@ -46,6 +47,10 @@ typedef struct ls_asking {
     size_t next;     /* making: the first one that is not used up */
 } ls_asking;
 
+/* Empty stored blocks do not end the input of this encoder (gzip --rsyncable): a span goes on over them,
+ * `flushed` stays 0. Without it a span ends there, and the next begins. */
+#define LS_MODEL_UNFLUSHED 1u
+
 typedef struct ls_model ls_model;
 struct ls_model {
     uint32_t id; /* for ever: what a recipe names */
@@ -56,6 +61,7 @@ struct ls_model {
     uint32_t block_tokens;  /* tokens of a full block, 0 if that does not end one */
     uint32_t block_content; /* blocks end at multiples of so many bytes since the flush, 0 if not */
     size_t state;           /* bytes of state, 64-byte aligned, not cleared */
+    uint32_t flags;         /* LS_MODEL_* */
 
     /* Begins a span: reads the history. */
     void (*begin)(const ls_model *m, void *state, const ls_span *span);
@@ -70,7 +76,8 @@ struct ls_model {
     /* Codes of a dynamic block with these tokens. `variant` 0 is the likeliest, then others (klauspost: the
      * table of the block's first 65,535 bytes; an older table used again). Fills the lengths of `litlen`
      * and `dist` as they are transmitted, *hlit and *hdist (counts of symbols transmitted). Returns 0 when
-     * there is no such variant. */
+     * there is no such variant. Asked behind the block's tokens, or not at all, or for one variant only:
+     * the answer rests on the tokens and on what `begin`, `verify`, `make` and `skip` left. */
     int (*trees)(const ls_model *m, void *state, uint32_t variant, const ls_token *tokens, size_t n,
                  ls_code *litlen, ls_code *dist, uint32_t *hlit, uint32_t *hdist);
     /* How the lengths are written: which run-length symbols (their count), out of hlit + hdist lengths.
