@@ -28,13 +28,14 @@ typedef struct ls_span {
         flushed; /* content offset of the last flush before it, 0 if none: pieces begin there */
 } ls_span;
 
-/* A token that is another than the model's: the index counts the tokens of the span. */
+/* A token that is another than the model's: the index counts the tokens of the span (not the segment's).
+ * In making a literal is below 256 and no more: which byte, the content says. */
 typedef struct ls_correction {
     uint32_t index;
     ls_token actual;
 } ls_correction;
 
-/* Both ways of asking. Analysis: `tokens` holds what is there, n of them, and each one that the model did
+/* Both ways of asking, for one block. Analysis: `tokens` holds what is there, n of them, and each one that the model did
  * not predict is added to `corrections` (LS_ELIMIT when there is no room for it). Making: `tokens` is filled, and
  * `corrections` (sorted) overrule. */
 typedef struct ls_asking {
@@ -88,8 +89,11 @@ struct ls_model {
     const void *parameters; /* of the level */
 };
 
-/* Every model there is, by id; NULL behind the last. Each family's file gives its own part. */
+/* Every model there is (registry.c), by id and by number; NULL: no such model. Each family's file gives
+ * its part; id 0 is behind its last. */
 const ls_model *ls_model_by_id(uint32_t id);
+const ls_model *ls_model_number(uint32_t n);
+extern const ls_model ls_models_none[];   /* id 1: literals only */
 extern const ls_model ls_models_zlib[];   /* ids 100 to 199: zlib 1-9, gzip, pigz, java, python */
 extern const ls_model ls_models_golazy[]; /* ids 200 to 219: Go's compress/flate to 1.26, 2-9 */
 extern const ls_model ls_models_gofast[]; /* ids 220 to 229: its level 1 */
