@@ -1,13 +1,14 @@
 """gzip blobs taken apart and put together again: tokens, models of encoders, corrections, recipes.
 
 A blob is decoded (`Decoder`) into *spans* of about a MiB of content; a *model* of the encoder that made
-it predicts each span's tokens and codes; what it mispredicts is the span's *corrections*
-(`analyse`), usually a few bytes. A `Recipe` is the model's number and all corrections: with the content it gives the
-blob again, span by span, in any order (`make_span`). Nothing here looks at digests: whether what was made is
-right, the caller compares.
+it predicts each span's tokens and codes; what it mispredicts is the span's *corrections* (`analyse`),
+usually a few bytes. A `Recipe` is the model's number and all corrections: with the content it gives the
+blob again, span by span, in any order (`make_span`). Nothing here looks at digests: whether what was
+made is right, the caller compares.
 
-FORMAT.md, section 16, describes recipes. The GIL is free while C works; functions may be called by several threads,
-on different spans. A thread keeps its working memory: up to 60 MiB of addresses, of which 5 to 10 are touched.
+FORMAT.md, section 16, describes recipes. The GIL is free while C works; functions may be called by
+several threads, on different spans. A thread keeps its working memory: up to 60 MiB of addresses, of
+which 5 to 10 are touched.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ NONE = 1
 """The model that predicts nothing: literals only."""
 ENOUGH = 64
 """Corrections of a span, in bytes, with which no better model is looked for."""
+MOST_OUT = 1 << 28
+"""Bytes that one span may make: its content stored, and zeros behind a member."""
 
 _new = ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -103,7 +106,8 @@ class _Arrays:
 
 
 class Span:
-    """A stretch of a blob that begins where a block or a member does, with all that its encoder decided."""
+    """A stretch of a blob that begins where a block or a member does, with all that its encoder
+    decided."""
 
     __slots__ = (
         "_arrays",
@@ -155,7 +159,7 @@ class Decoder:
     each as large as its content and four bytes a token, at most 40 MiB."""
 
     def __init__(self, span: int = SPAN) -> None:
-        """`span`: bytes of content wanted in a span; may be set at any time, for spans that begin later."""
+        """`span`: bytes of content wanted in a span, at most 4 MiB; may be set at any time."""
         self.span = span
         self.content_size = 0
         self.trailing = 0
@@ -178,8 +182,8 @@ class Decoder:
         return self._base + len(self._rest)
 
     def feed(self, data: bytes | memoryview) -> list[Span]:
-        """The spans that these bytes complete. Raises InvalidInputError (offset in the blob, reason) for
-        what is not gzip or damaged, LimitError for what is valid and more than a span can hold."""
+        """The spans that these bytes complete. Raises InvalidInputError (offset in the blob, reason)
+        for what is not gzip or damaged, LimitError for what is valid and more than a span can hold."""
         return self._decode(self._rest + data if self._rest else data, False)
 
     def finish(self) -> list[Span]:
@@ -281,9 +285,9 @@ _work = _Work()
 
 
 def analyse(span: Span, following: Span | None, model: Model, limit: int) -> bytes | None:
-    """The corrections of a span, or None if they are more than `limit` bytes, or the model cannot follow
-    what the encoder did. `following` is the span behind it, None for the last one; it is only read, and
-    may be analysed at the same time."""
+    """The corrections of a span, or None if they are more than `limit` bytes, or the model cannot
+    follow what the encoder did. `following` is the span behind it, None for the last one; it is only
+    read, and may be analysed at the same time."""
     out = _work.room("corrections", "uint8_t[]", limit + 16)
     code = lib.ls_respan_analyse(
         _work.state(model),
@@ -308,29 +312,35 @@ def candidates(first: Span) -> list[Model]:
     """The models that may have made a blob, by its header and its first block; likeliest first."""
     s = first._struct
     header = first.header
-    zlib, go, fast, kp, rest = [], [], [], [], []
+    families: dict[str, list[Model]] = {"zlib": [], "go": [], "fast": [], "kp": [], "": []}
     for m in models():
-        family = (
-            zlib if 100 <= m.id < 200 else go if 200 <= m.id < 220 else fast if 220 <= m.id < 230
-            else kp if 300 <= m.id < 400 else rest
-        )  # fmt: skip
-        family.append(m)
+        families[_family(m.id)].append(m)
     tokens, size, shortest, flushes = _first_block(s)
-    order: list[tuple[int, list[Model]]] = []
     go_like = len(header) >= 10 and header[9] == 255
     klauspost = go_like and header[4:8] == b"\x00\x09\x6e\x88"
-    order.append((_vote(shortest == 3, tokens == 16383, not go_like), zlib))
-    order.append((_vote(shortest != 3, tokens == 16384, go_like and not klauspost), go))
-    order.append((_vote(shortest != 3, size == 65535, go_like and header[8:9] == b"\x04"), fast))
-    order.append(
-        (
-            _vote(shortest != 3, size > 0 and size % 65535 == 0, klauspost)
-            + (flushes and shortest != 3),
-            kp,
-        )
-    )
-    order.sort(key=lambda pair: -pair[0])
-    return [m for _, family in order for m in family] + rest
+    far = shortest != 3
+    votes = {
+        "zlib": _vote(not far, tokens in (16383, 32767), not go_like),
+        "go": _vote(far, tokens == 16384, go_like and not klauspost),
+        "fast": _vote(far, size == 65535, go_like and header[8] == 4),
+        "kp": _vote(far, size > 0 and size % 65535 == 0, klauspost, far and flushes),
+        "": -1,
+    }
+    order = sorted(families, key=lambda name: -votes[name])
+    return [m for name in order for m in families[name]]
+
+
+def _family(id: int) -> str:
+    """By the ranges in which csrc/deflate/model.h numbers them."""
+    for name, low, high in (
+        ("zlib", 100, 200),
+        ("go", 200, 220),
+        ("fast", 220, 230),
+        ("kp", 300, 400),
+    ):
+        if low <= id < high:
+            return name
+    return ""
 
 
 def _vote(*facts: bool) -> int:
@@ -338,8 +348,8 @@ def _vote(*facts: bool) -> int:
 
 
 def _first_block(s: Any) -> tuple[int, int, int, bool]:
-    """Of the first block with tokens that is not the last: how many, bytes of content, shortest match (0:
-    none); whether there is a flush in the span."""
+    """Of the first block with tokens: how many, bytes of content, shortest match (0: none); whether
+    there is a flush in the span."""
     at = 0
     flushes = False
     found = (0, 0, 0)
@@ -379,8 +389,8 @@ def choose(first: Span, following: Span | None, limit: int) -> tuple[Model, byte
 
 @dataclass(frozen=True)
 class Extent:
-    """What a span of a recipe makes: whole bytes of the blob; and from what: content, with so many bytes
-    before and behind it."""
+    """What a span of a recipe makes: whole bytes of the blob; and from what: content, with so many
+    bytes before and behind it."""
 
     blob_start: int
     blob_end: int
@@ -482,12 +492,10 @@ class Recipe:
         return self._corrections()[self._ends[number] : self._ends[number + 1]]
 
 
-def make_span(
-    recipe: Recipe, number: int, before: Buffer, content: Buffer, ahead: Buffer
-) -> bytes:
-    """The bytes of the blob that a span makes: `blob_start` to `blob_end` of its extent, from content as
-    the extent says. Raises CorruptError when recipe and content do not fit each other; that nothing is raised does
-    not mean that the bytes are right."""
+def make_span(recipe: Recipe, number: int, before: Buffer, content: Buffer, ahead: Buffer) -> bytes:
+    """The bytes of the blob that a span makes: `blob_start` to `blob_end` of its extent, from content
+    as the extent says. Raises CorruptError when recipe and content do not fit each other; that nothing
+    is raised does not mean that the bytes are right."""
     extent = recipe.extent(number)
     parts = [memoryview(p).cast("B") for p in (before, content, ahead)]
     wanted = (extent.before, extent.content_end - extent.content_start, extent.ahead)
@@ -510,7 +518,7 @@ def make_span(
     r.corrections = source
     r.corrections_size = len(corrections)
     room = extent.blob_end - extent.blob_start + lib.LS_RESPAN_ROOM
-    if room > 2 * (lib.LS_TOKENS_CONTENT + lib.LS_TOKENS_BYTES) + 2**30:
+    if room > MOST_OUT:
         raise CorruptError("a recipe is damaged: a span is too large", offset=extent.blob_start)
     out = _work.room("out", "uint8_t[]", room)
     code = lib.ls_respan_make(
@@ -533,7 +541,7 @@ def make_span(
     return made
 
 
-# ---- numbers in bytes: seven bits a byte, the lowest first --------------------------------------------
+# ---- numbers in bytes: seven bits a byte, the lowest first --------------------------------------
 
 
 def _put(out: bytearray, value: int) -> None:
