@@ -702,8 +702,9 @@ typedef struct ls_tokens_span {
     uint32_t *tokens; /* a literal, or distance << 16 | length; room for LS_TOKENS_TOKENS */
     ls_event *events; /* room for LS_TOKENS_EVENTS */
     uint8_t *bytes;   /* room for LS_TOKENS_BYTES */
-    size_t content_room; /* at least history + LS_TOKENS_CONTENT + what models want behind + slack */
-    size_t before;       /* history: of the member that it begins in */
+    size_t
+        content_room; /* at least history + LS_TOKENS_CONTENT + what models want behind + slack */
+    size_t before;    /* history: of the member that it begins in */
     size_t size, n_tokens, n_events, n_bytes;
     uint64_t offset;  /* content in the blob before it */
     uint64_t at;      /* content of the member before it */
@@ -719,7 +720,8 @@ size_t ls_tokens_sizeof(void);
 void ls_tokens_init(ls_tokens *d);
 /* Begins a span in these arrays; its history (at most `history` bytes, at least 32 KiB if there are so
  * many) is taken from `last`, the span before (NULL for the first). */
-void ls_tokens_begin(ls_tokens *d, ls_tokens_span *span, const ls_tokens_span *last, size_t history);
+void ls_tokens_begin(ls_tokens *d, ls_tokens_span *span, const ls_tokens_span *last,
+                     size_t history);
 
 #define LS_TOKENS_MORE 0 /* all was looked at; what was not used comes again, with more behind it */
 #define LS_TOKENS_SPAN 1 /* the span is complete: begin another, and come again with the rest */

@@ -109,9 +109,9 @@ static void code_lengths(ls_walk *w, int which, uint8_t *lengths, uint32_t n,
     for (uint32_t i = 0; i < n; i++) {
         uint32_t guess = i < n_expected ? expected[i] : 0;
         same = !ls_corr_code(&w->c, &w->x.same_length[which][same][guess], lengths[i] != guess);
-        lengths[i] = (uint8_t)(same ? guess
-                                    : ls_corr_tree(&w->c, w->x.lengths[which][guess], lengths[i],
-                                                   4));
+        lengths[i] =
+            (uint8_t)(same ? guess
+                           : ls_corr_tree(&w->c, w->x.lengths[which][guess], lengths[i], 4));
     }
 }
 
@@ -123,8 +123,8 @@ static int code_runs(ls_walk *w, ls_header *h) {
         uint8_t length = h->lengths[at];
         uint32_t symbol = h->runs[k], repeat;
         if (length) {
-            repeat = ls_corr_code(&w->c, &w->x.run[0][at && h->lengths[at - 1] == length],
-                                  symbol == 16);
+            repeat =
+                ls_corr_code(&w->c, &w->x.run[0][at && h->lengths[at - 1] == length], symbol == 16);
         } else {
             repeat = ls_corr_code(&w->c, &w->x.run[1][0], symbol >= 16);
             if (repeat && ls_corr_code(&w->c, &w->x.run[2][0], symbol == 16))

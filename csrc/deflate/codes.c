@@ -29,8 +29,8 @@ static uint32_t entry_of(enum ls_alphabet alphabet, uint32_t symbol) {
         return ENTRY_SPECIAL | ENTRY_END;
     if (symbol >= LITLEN_SYMBOLS)
         return ENTRY_SPECIAL;
-    return (uint32_t)ls_length_base[symbol - 257] << 9 |
-           (uint32_t)ls_length_extra[symbol - 257] << 5;
+    return (uint32_t)ls_length_base[symbol - 257] << 9 | (uint32_t)ls_length_extra[symbol - 257]
+                                                             << 5;
 }
 
 int ls_decode_table(enum ls_alphabet alphabet, const uint8_t *lengths, uint32_t n,

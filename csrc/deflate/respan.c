@@ -15,7 +15,7 @@ enum item { ITEM_HEADER, ITEM_ZEROS, ITEM_TRAILING, ITEM_END };
 enum ending { ENDING_CUT, ENDING_FLUSH, ENDING_MEMBER };
 enum end { END_USUAL, END_SEGMENT, END_COUNT, END_CONTENT };
 
-#define LIKELY 64512    /* 63 of 64 */
+#define LIKELY 64512 /* 63 of 64 */
 #define EVEN 32768
 
 static int misfit(const ls_walk *w, const char *reason) {
@@ -43,7 +43,7 @@ static int is_flush(const ls_walk *w, const ls_event *e) {
 
 static int room_for(ls_walk *w, size_t n) {
     return (size_t)(w->end - w->bits.at) >= n + 16 ? LS_OK
-                                                  : misfit(w, "more comes out than should");
+                                                   : misfit(w, "more comes out than should");
 }
 
 /* On a byte boundary. */
@@ -416,10 +416,10 @@ static int trailer(ls_walk *w, const ls_event *e) {
 /* Zeros, trailing bytes, or the header that begins a member (1), or the end (2). Negative: wrong. */
 static int between(ls_walk *w) {
     const ls_event *e = next_event(w);
-    uint32_t item = !e                            ? ITEM_END
-                    : e->kind == LS_EVENT_HEADER  ? ITEM_HEADER
-                    : e->kind == LS_EVENT_ZEROS   ? ITEM_ZEROS
-                                                  : ITEM_TRAILING;
+    uint32_t item = !e                           ? ITEM_END
+                    : e->kind == LS_EVENT_HEADER ? ITEM_HEADER
+                    : e->kind == LS_EVENT_ZEROS  ? ITEM_ZEROS
+                                                 : ITEM_TRAILING;
     item = ls_corr_tree(&w->c, w->x.item, item, 2);
     if (++w->blocks > 2 * LS_TOKENS_EVENTS)
         return misfit(w, "too many parts");

@@ -119,7 +119,8 @@ typedef struct ls_corr {
     uint32_t range;
     /* writing */
     uint64_t low;
-    uint64_t pending; /* bytes that a carry may still change: one, and this many of 0xff behind it */
+    uint64_t
+        pending; /* bytes that a carry may still change: one, and this many of 0xff behind it */
     uint8_t held;
     int started;
     uint8_t *out;

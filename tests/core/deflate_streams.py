@@ -55,25 +55,25 @@ class Writer:
 
 def canonical(lengths: list[int]) -> dict[int, tuple[int, int]]:
     """RFC 1951, 3.2.2."""
-    code = 0
+    code = last = 0
     out = {}
-    for bits in range(1, 16):
-        for symbol, length in enumerate(lengths):
-            if length == bits:
-                out[symbol] = (code, bits)
-                code += 1
-        code <<= 1
+    for length, symbol in sorted((n, i) for i, n in enumerate(lengths) if n):
+        code <<= length - last
+        out[symbol] = (code, length)
+        code += 1
+        last = length
     return out
 
 
 def complete(chance: random.Random, symbols: list[int], n: int, limit: int) -> list[int]:
     """Lengths of a complete code for at least two symbols, by splitting leaves at random."""
     leaves = [1, 1]
+    skew = chance.choice((1, 3))
     while len(leaves) < len(symbols):
-        usable = [i for i, length in enumerate(leaves) if length < limit]
-        at = usable[int(len(usable) * chance.random() ** chance.choice((1, 3)))]
-        leaves[at] += 1
-        leaves.append(leaves[at])
+        at = int(len(leaves) * chance.random() ** skew)
+        if leaves[at] < limit:
+            leaves[at] += 1
+            leaves.append(leaves[at])
     chance.shuffle(leaves)
     out = [0] * n
     for symbol, length in zip(symbols, leaves, strict=True):

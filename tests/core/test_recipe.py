@@ -165,7 +165,7 @@ def test_odd_streams_are_what_zlib_decodes() -> None:
         assert out == content
 
 
-def verdict(blob: bytes) -> bytes | None | str:
+def verdict(blob: bytes) -> bytes | str | None:
     """Content; None if it is damaged; why a recipe cannot hold it."""
     try:
         return content_of(decode(blob))
