@@ -13,13 +13,15 @@
  *   all that is before one is in the chains. Here that matters at levels 1 to 3 only.
  * - Pieces that stand alone (pigz -i, Z_FULL_FLUSH) know nothing from before the flush.
  * - GNU gzip does not bound `nice` by the end of input, and compares with what its buffer holds behind
- *   it: two zeros, then what was there one window earlier.
+ *   it: two zeros, then what was there one window earlier. It looks for nothing in its buffer's last 261
+ *   bytes, which it only gets to at the end.
  * - With memLevel 9 the hash has 16 bits and blocks have 32,767 tokens. */
 #include "replay.h"
 #include "trees_zlib.h"
 
 #define MAX_DIST 32506u
 #define TOO_FAR 4096u
+#define AT_ONCE 262u /* bytes left below which an encoder reads on, if there is more */
 #define PIECE 131072u
 #define HISTORY_LAZY (WINDOW + 2 * WARM_UP)
 #define HISTORY_GREEDY (PIECE + WINDOW)
@@ -68,15 +70,18 @@ INLINE void enter_all(state *s, size_t from, size_t to, uint32_t bits) {
         enter(s, at, bits);
 }
 
-/* GNU gzip near the end of input: its buffer's byte at a position. */
+/* GNU gzip near the end of input. Its buffer is of two windows, and moves on by one when it is full up to
+ * the last byte but one. */
+static uint64_t gzip_buffer(const ls_replay *r) {
+    uint64_t total = r->data_at + r->input, full = 2 * WINDOW - 1;
+    return total < full ? 0 : WINDOW * ((total - full) / WINDOW + 1);
+}
+
+/* Its byte at a position: behind the content two zeros, then what was there before the buffer moved. */
 static uint32_t gzip_byte(const ls_replay *r, size_t at) {
     if (at < r->input)
         return r->data[at];
-    /* The buffer moves on by a window when it is full, up to the last byte but one. */
-    uint64_t total = r->data_at + r->input;
-    if (at < r->input + 2 || total < 2 * WINDOW - 1)
-        return 0;
-    return r->data[at - WINDOW];
+    return at < r->input + 2 || !gzip_buffer(r) ? 0 : r->data[at - WINDOW];
 }
 
 static ls_match gzip_find_at_end(state *s, size_t at, uint32_t least, uint32_t tries,
@@ -85,6 +90,8 @@ static ls_match gzip_find_at_end(state *s, size_t at, uint32_t least, uint32_t t
     ls_match best = {0, 0};
     uint32_t rest = (uint32_t)(r->input - at), length = least;
     uint32_t dist = s->link[at & (RING - 1)], limit = most_dist + (most_dist == MAX_DIST - 1);
+    if (r->data_at + at - gzip_buffer(r) > 2 * WINDOW - AT_ONCE)
+        return best;
     for (; dist <= limit && tries; tries--, limit = most_dist) {
         uint32_t n = 0;
         while (n < MAX_MATCH && gzip_byte(r, at + n) == gzip_byte(r, at + n - dist))
@@ -113,7 +120,7 @@ INLINE ls_match find(void *state_, size_t at, uint32_t least) {
     /* Position 0 of a stream, or of a piece that stands alone, is no candidate. */
     uint32_t far = at - 1 < MAX_DIST ? (uint32_t)(at - 1) : MAX_DIST - 1;
     uint32_t tries = least >= s->p.how.good ? s->p.how.chain >> 2 : s->p.how.chain;
-    if (s->p.kind == GZIP && rest < MAX_MATCH) {
+    if (s->p.kind == GZIP && rest < AT_ONCE) {
         best = gzip_find_at_end(s, at, least, tries, far);
     } else {
         const uint16_t *link = s->link;
