@@ -27,6 +27,7 @@
 #define LS_EOS -5      /* the system refused: ls_error.offset is the errno, the reason the call */
 #define LS_ECHANGED -6 /* a file is not what it was when it was looked at */
 #define LS_ESYSTEM -7  /* a system call failed */
+#define LS_EFORMAT -8 /* what belongs together does not fit together */
 
 typedef struct ls_error {
     int32_t code;
