@@ -230,9 +230,9 @@ INLINE int ls_chunks_run(const ls_matcher *how, ls_chunks *c, void *tables, ls_c
         }
         uint32_t rest = found && !deviated ? m.length : 0;
         while (rest) {
-            uint32_t piece = rest <= MAX_MATCH                 ? rest
-                             : rest > MAX_MATCH + MIN_MATCH    ? MAX_MATCH
-                                                               : MAX_MATCH - MIN_MATCH;
+            uint32_t piece = rest <= MAX_MATCH              ? rest
+                             : rest > MAX_MATCH + MIN_MATCH ? MAX_MATCH
+                                                            : MAX_MATCH - MIN_MATCH;
             if (way == LS_WARM) {
                 c->saved++;
                 c->at += piece;
@@ -320,8 +320,8 @@ INLINE int ls_chunks_literals(const ls_matcher *how, ls_chunks *c, void *tables,
 }
 
 /* Chunk by chunk to the end of the call. */
-INLINE int ls_chunks_go(const ls_matcher *how, ls_chunks *c, void *tables, void *spare, ls_course *k,
-                        enum ls_way way) {
+INLINE int ls_chunks_go(const ls_matcher *how, ls_chunks *c, void *tables, void *spare,
+                        ls_course *k, enum ls_way way) {
     while (c->at < k->until && (way == LS_WARM || k->i < k->room)) {
         ls_chunks_enter(how, c, tables);
         int whole = c->at == c->from;

@@ -130,8 +130,8 @@ KP_DECLARE(kp5old, kp5_tables);
 
 /* Its functions, out of its find and after. */
 #define KP_DEFINE(NAME)                                                                            \
-    static const ls_matcher NAME##_matcher = {                                                     \
-        NAME##_find, NAME##_after, kp_enter, KP_MARGIN, sizeof(((NAME##_state *)0)->tables)};      \
+    static const ls_matcher NAME##_matcher = {NAME##_find, NAME##_after, kp_enter, KP_MARGIN,      \
+                                              sizeof(((NAME##_state *)0)->tables)};                \
     void ls_##NAME##_begin(const ls_model *model, void *state, const ls_span *span) {              \
         NAME##_state *k = state;                                                                   \
         memset(&k->tables, 0, sizeof k->tables);                                                   \
@@ -156,5 +156,45 @@ KP_DECLARE(kp5old, kp5_tables);
             return LS_EFORMAT;                                                                     \
         return ls_chunks_skip(&NAME##_matcher, &k->c, &k->tables, k->c.at + (uint32_t)size);       \
     }
+
+/* Levels 7 to 9, which do not work in chunks. */
+#define KP7_HASH_BITS 17
+#define KP7_QUEUE 1100
+#define KP7_BLOCK_TOKENS 32768u
+
+typedef struct ls_kp7_parameters {
+    uint16_t lazy, nice, chain;
+    uint8_t weighs;  /* level 9: matches are weighed in bits */
+    uint32_t sample; /* bytes of the window that the code for it is made of */
+} ls_kp7_parameters;
+
+typedef struct ls_kp7 {
+    const uint8_t *b;
+    uint32_t at;   /* the next byte to become part of a token */
+    uint32_t size; /* end of the span */
+    uint32_t end;  /* of what is there */
+    uint32_t span_at;
+    int64_t origin; /* position of the window's first start */
+    int64_t base;   /* and of its start now; may be before position 0 */
+    uint32_t window_end, insert_end;
+    uint32_t index;  /* of the loop */
+    uint32_t filled; /* positions below are in the chains */
+    int64_t head;    /* of the chain at index */
+    uint32_t length, dist;
+    uint16_t misses;
+    uint8_t waiting; /* the byte before index is no token yet */
+    uint8_t weights[256];
+    uint32_t queued, taken;
+    ls_token queue[KP7_QUEUE];
+    uint32_t heads[1 << KP7_HASH_BITS]; /* positions + 1, 0: none */
+    uint32_t chain[KP_WINDOW];
+} ls_kp7;
+
+void ls_kp7_begin(const ls_model *model, void *state, const ls_span *span);
+int ls_kp7_verify(const ls_model *model, void *state, ls_asking *a);
+int ls_kp7_make(const ls_model *model, void *state, ls_asking *a, size_t count, size_t until);
+int ls_kp7_skip(const ls_model *model, void *state, size_t size);
+
+extern const ls_kp7_parameters ls_kp7_level7, ls_kp7_level8, ls_kp7_level9, ls_kp7_level9_whole;
 
 #endif

@@ -313,8 +313,7 @@ int main(int argc, char **argv) {
             size_t segment_end = flush < n_blocks ? blocks[flush].content : out_size;
             while (from < flush) {
                 size_t to = from + 1;
-                while (to < flush &&
-                       blocks[to].content - blocks[from].content < most)
+                while (to < flush && blocks[to].content - blocks[from].content < most)
                     to++;
                 span(m, state, from, to, flushed, segment_end);
                 from = to;
