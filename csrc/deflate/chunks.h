@@ -71,6 +71,11 @@ INLINE uint64_t le64(const uint8_t *p) {
 #endif
 }
 
+/* Whether an entry lies 1 to `most` bytes before s. Behind a correction it may be at s, or beyond. */
+INLINE int ls_reaches(uint32_t s, uint32_t entry, uint32_t most) {
+    return s + FAR - entry - 1 < most;
+}
+
 /* How many bytes from s and t on are equal, s + so many at most `end`. */
 INLINE uint32_t same(const uint8_t *b, uint32_t s, uint32_t t, uint32_t end) {
     uint32_t n = s;

@@ -54,7 +54,7 @@ INLINE int find(void *tables, ls_chunks *c, ls_match *m) {
             uint32_t value = t->table[h].value;
             t->table[h].value = v;
             t->table[h].position = s + FAR;
-            if (value == v && s + FAR - entry <= 32768)
+            if (value == v && ls_reaches(s, entry, 32768))
                 break;
             v = le32(b + next);
         }
@@ -83,7 +83,7 @@ INLINE void after(void *tables, ls_chunks *c, const ls_match *m) {
     uint32_t entry = t->table[h].position, value = t->table[h].value;
     t->table[h].value = here;
     t->table[h].position = s + FAR;
-    if (value == here && s + FAR - entry <= 32768)
+    if (value == here && ls_reaches(s, entry, 32768))
         c->candidate = entry;
     else
         c->s = s + 1;

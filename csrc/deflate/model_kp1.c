@@ -12,7 +12,7 @@
 #define REACH3 (KP_WINDOW - 4)
 
 INLINE int holds(const uint8_t *b, uint32_t s, uint32_t entry, uint32_t v, uint32_t reach) {
-    return s + FAR - entry <= reach && le32(b + (entry - FAR)) == v;
+    return ls_reaches(s, entry, reach) && le32(b + (entry - FAR)) == v;
 }
 
 INLINE int matched(ls_chunks *c, ls_match *m, uint32_t s, uint32_t entry) {
@@ -135,7 +135,7 @@ INLINE int kp3_find(void *tables, ls_chunks *c, ls_match *m) {
         k->table[h].before = e.now;
         k->table[h].now = s + FAR;
         c->next = next;
-        if (s + FAR - e.now <= REACH3) {
+        if (ls_reaches(s, e.now, REACH3)) {
             if (le32(b + (e.now - FAR)) == (uint32_t)v) {
                 uint32_t entry = e.now;
                 if (holds(b, s, e.before, (uint32_t)v, REACH3) &&
@@ -171,7 +171,7 @@ INLINE void kp3_after(void *tables, ls_chunks *c, const ls_match *m) {
     ls_pair e = k->table[h];
     kp_push(&k->table[h], s + FAR);
     c->s = s + 1;
-    if (s + FAR - e.now < REACH3) {
+    if (ls_reaches(s, e.now, REACH3 - 1)) {
         if (le32(b + (e.now - FAR)) == (uint32_t)v)
             c->candidate = e.now;
         else if (holds(b, s, e.before, (uint32_t)v, REACH3 - 1))

@@ -8,7 +8,7 @@
 #define TABLE_BITS 15
 
 INLINE int holds(const uint8_t *b, uint32_t s, uint32_t entry, uint32_t v) {
-    return s + FAR - entry < KP_WINDOW && le32(b + (entry - FAR)) == v;
+    return ls_reaches(s, entry, KP_WINDOW - 1) && le32(b + (entry - FAR)) == v;
 }
 
 INLINE int kp4_find(void *tables, ls_chunks *c, ls_match *m) {

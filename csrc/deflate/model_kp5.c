@@ -14,7 +14,7 @@
 
 /* Whether an entry is in reach of s, and the same 4 bytes stand there. */
 INLINE int holds(const uint8_t *b, uint32_t s, uint32_t entry, uint32_t v) {
-    return s + FAR - entry < REACH && le32(b + (entry - FAR)) == v;
+    return ls_reaches(s, entry, REACH - 1) && le32(b + (entry - FAR)) == v;
 }
 
 /* How long a match is, of which 4 bytes are known: up to 258, to the chunk's end. */
@@ -60,7 +60,7 @@ INLINE int kp56_find(void *tables, ls_chunks *c, ls_match *m, int level, int end
         k->far[far].before = long_entry.now;
         near = kp_hash4(w, TABLE_BITS);
         far = kp_hash7(w, TABLE_BITS);
-        if (s + FAR - long_entry.now < REACH) {
+        if (ls_reaches(s, long_entry.now, REACH - 1)) {
             if (le32(b + (long_entry.now - FAR)) == (uint32_t)v) {
                 t = long_entry.now - FAR;
                 k->near[near] = next + FAR;
@@ -101,7 +101,7 @@ INLINE int kp56_find(void *tables, ls_chunks *c, ls_match *m, int level, int end
                     }
                 }
             }
-            if (next + FAR - long_entry.now < REACH) {
+            if (ls_reaches(next, long_entry.now, REACH - 1)) {
                 if (le32(b + (long_entry.now - FAR)) == (uint32_t)w) {
                     uint32_t other = length_of(c, next, long_entry.now - FAR);
                     if (other > l) {
