@@ -5,7 +5,7 @@
 #include "respan_impl.h"
 
 static const ls_model *const families[] = {
-    ls_models_none,
+    ls_models_none, ls_models_zlib, ls_models_golazy, ls_models_gofast, ls_models_kp,
 };
 
 typedef struct none {
