@@ -126,7 +126,9 @@ INLINE int ls_replay_run(ls_replay *r, ls_find *find, ls_ready *ready, ls_taken 
             if (a->index + n == special) {
                 ls_token actual = a->corrections[next++].actual;
                 special = next < a->count ? a->corrections[next].index : UINT64_MAX;
-                if (!ls_token_fits(r, at, actual)) {
+                if (actual < 256) {
+                    actual = data[at];
+                } else if (!ls_token_fits(r, at, actual)) {
                     result = LS_EFORMAT;
                     break;
                 }
