@@ -94,7 +94,15 @@ INLINE void enter(void *tables, ls_chunks *c) {
     c->low = c->from < CHUNK ? 0 : c->from - CHUNK;
 }
 
-static const ls_matcher matcher = {find, after, enter, MARGIN, sizeof(ls_gofast_tables)};
+static const ls_matcher matcher = {
+    .find = find,
+    .after = after,
+    .enter = enter,
+    .bytes = sizeof(ls_gofast_tables),
+    .margin = MARGIN,
+    .least = SMALL_CHUNK,
+    .piece = MAX_MATCH,
+};
 
 static void begin(const ls_model *model, void *state, const ls_span *span) {
     (void)model;
@@ -145,7 +153,7 @@ static int trees(const ls_model *model, void *state, uint32_t variant, const ls_
         return 0;
     ls_counts counts;
     ls_go_count(tokens, n, &counts);
-    ls_go_trees(&counts, litlen, dist, hlit, hdist);
+    ls_go_trees(ls_go_code, &counts, litlen, dist, hlit, hdist);
     return 1;
 }
 

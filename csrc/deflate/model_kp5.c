@@ -10,7 +10,6 @@
 
 #define TABLE_BITS 15
 #define REACH KP_WINDOW
-#define SKIPPED 2u
 
 /* Whether an entry is in reach of s, and the same 4 bytes stand there. */
 INLINE int holds(const uint8_t *b, uint32_t s, uint32_t entry, uint32_t v) {
@@ -23,21 +22,23 @@ INLINE uint32_t length_of(const ls_chunks *c, uint32_t s, uint32_t t) {
     return 4 + same(c->b, s + 4, t + 4, end);
 }
 
-/* A match that begins two bytes later and ends at the same long hash as this one. */
-INLINE void by_end(const ls_chunks *c, uint32_t entry, uint32_t s0, uint32_t l0, uint32_t *s,
+/* A match that begins `skipped` bytes later than at s0 and ends where this one does, by the long hash there. */
+INLINE void by_end(const ls_chunks *c, uint32_t entry, uint32_t s0, uint32_t skipped, uint32_t *s,
                    uint32_t *t, uint32_t *l) {
-    int64_t other = (int64_t)entry - FAR - l0 + SKIPPED;
-    int64_t dist = (int64_t)(s0 + SKIPPED) - other;
+    int64_t other = (int64_t)entry - FAR - *l + skipped;
+    int64_t dist = (int64_t)(s0 + skipped) - other;
     if (other < (int64_t)c->low || dist <= 0 || dist >= REACH)
         return;
-    uint32_t longer = same(c->b, s0 + SKIPPED, (uint32_t)other, c->to);
+    uint32_t longer = same(c->b, s0 + skipped, (uint32_t)other, c->to);
     if (longer > *l) {
         *l = longer;
-        *s = s0 + SKIPPED;
+        *s = s0 + skipped;
         *t = (uint32_t)other;
     }
 }
 
+/* `level` is 5 or 6. `ends`: whether matches are compared with those that end alike, and how many bytes are
+ * left out at their beginning; negative: not at all. */
 INLINE int kp56_find(void *tables, ls_chunks *c, ls_match *m, int level, int ends) {
     kp5_tables *k = tables;
     const uint8_t *b = c->b;
@@ -130,13 +131,13 @@ INLINE int kp56_find(void *tables, ls_chunks *c, ls_match *m, int level, int end
         l = 4 + same(b, s + 4, t + 4, c->to);
     else if (l == MAX_MATCH)
         l += same(b, s + l, t + l, c->to);
-    if (ends && s + l < c->limit && (level == 6 || l < 30)) {
+    if (ends >= 0 && s + l < c->limit && (level == 6 || l < 30)) {
         const ls_pair *e = &k->far[kp_hash7(le64(b + s + l), TABLE_BITS)];
         uint32_t s0 = s;
         int near_enough = (int64_t)s0 + l + FAR - e->now < (int64_t)REACH;
-        by_end(c, e->now, s0, l, &s, &t, &l);
+        by_end(c, e->now, s0, (uint32_t)ends, &s, &t, &l);
         if (level == 6 && near_enough)
-            by_end(c, e->before, s0, l, &s, &t, &l);
+            by_end(c, e->before, s0, (uint32_t)ends, &s, &t, &l);
     }
     m->at = s;
     m->dist = s - t;
@@ -163,8 +164,7 @@ INLINE void kp5_enter_match(kp5_tables *k, const ls_chunks *c, uint32_t i, uint3
 }
 
 /* Every third position of a match, about, and the one before the next search. */
-INLINE void kp5_after(void *tables, ls_chunks *c, const ls_match *m) {
-    kp5_tables *k = tables;
+INLINE void kp5_enter_all(kp5_tables *k, ls_chunks *c, const ls_match *m) {
     uint32_t s = kp_behind(c, m);
     if (s >= c->limit)
         return;
@@ -176,8 +176,7 @@ INLINE void kp5_after(void *tables, ls_chunks *c, const ls_match *m) {
 
 /* From behind what the search looked at, every second short hash and every long one; at a chunk's end, up to
  * the end. */
-INLINE void kp6_after(void *tables, ls_chunks *c, const ls_match *m) {
-    kp5_tables *k = tables;
+INLINE void kp6_enter_all(kp5_tables *k, ls_chunks *c, const ls_match *m) {
     const uint8_t *b = c->b;
     uint32_t i = c->next + 1, s = kp_behind(c, m);
     c->repeat = m->dist;
@@ -199,22 +198,29 @@ INLINE void kp6_after(void *tables, ls_chunks *c, const ls_match *m) {
     }
 }
 
-INLINE int kp5_find(void *tables, ls_chunks *c, ls_match *m) {
-    return kp56_find(tables, c, m, 5, 1);
+INLINE void kp56_after(void *tables, ls_chunks *c, const ls_match *m, int level) {
+    if (level == 5)
+        kp5_enter_all(tables, c, m);
+    else
+        kp6_enter_all(tables, c, m);
 }
 
-INLINE int kp6_find(void *tables, ls_chunks *c, ls_match *m) {
-    return kp56_find(tables, c, m, 6, 1);
-}
+#define KP56(NAME, LEVEL, ENDS, LEAST, PIECE)                                                      \
+    INLINE int NAME##_find(void *tables, ls_chunks *c, ls_match *m) {                              \
+        return kp56_find(tables, c, m, LEVEL, ENDS);                                               \
+    }                                                                                              \
+    INLINE void NAME##_after(void *tables, ls_chunks *c, const ls_match *m) {                      \
+        kp56_after(tables, c, m, LEVEL);                                                           \
+    }                                                                                              \
+    KP_DEFINE(NAME, LEAST, PIECE)
 
-INLINE int kp5old_find(void *tables, ls_chunks *c, ls_match *m) {
-    return kp56_find(tables, c, m, 5, 0);
-}
-
-INLINE void kp5old_after(void *tables, ls_chunks *c, const ls_match *m) {
-    kp5_after(tables, c, m);
-}
-
-KP_DEFINE(kp5)
-KP_DEFINE(kp6)
-KP_DEFINE(kp5old)
+KP56(kp5, 5, 2, SMALL_CHUNK, MAX_MATCH)
+KP56(kp6, 6, 2, SMALL_CHUNK, MAX_MATCH)
+KP56(kp5_110, 5, -1, SMALL_CHUNK, KP_PIECE_OLD)
+KP56(kp6_110, 6, -1, SMALL_CHUNK, KP_PIECE_OLD)
+KP56(kp5_112, 5, 0, SMALL_CHUNK, KP_PIECE_OLD)
+KP56(kp6_112, 6, 0, SMALL_CHUNK, KP_PIECE_OLD)
+KP56(kp5_115, 5, 0, SMALL_CHUNK, MAX_MATCH)
+KP56(kp6_115, 6, 0, SMALL_CHUNK, MAX_MATCH)
+KP56(kp5_120, 5, 2, KP_LEAST_120, MAX_MATCH)
+KP56(kp6_120, 6, 2, KP_LEAST_120, MAX_MATCH)
