@@ -105,6 +105,11 @@ typedef struct kp5_tables {
     ls_pair far[1 << 15];
 } kp5_tables;
 
+typedef struct kp5_19_tables {
+    uint32_t near[1 << 16];
+    ls_pair far[1 << 16];
+} kp5_19_tables;
+
 /* What a level's file gives to the table of models. */
 #define KP_DECLARE(NAME, TABLES)                                                                   \
     typedef struct NAME##_state {                                                                  \
@@ -124,6 +129,8 @@ KP_DECLARE(kp3, kp3_tables);
 KP_DECLARE(kp4, kp4_tables);
 KP_DECLARE(kp5, kp5_tables);
 KP_DECLARE(kp6, kp5_tables);
+KP_DECLARE(kp5_19, kp5_19_tables);
+KP_DECLARE(kp6_19, kp5_19_tables);
 KP_DECLARE(kp5_110, kp5_tables);
 KP_DECLARE(kp6_110, kp5_tables);
 KP_DECLARE(kp5_112, kp5_tables);

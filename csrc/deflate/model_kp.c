@@ -26,7 +26,7 @@ uint32_t ls_kp_begin(ls_chunks *c, const ls_span *span, uint32_t history) {
 static int trees_by(ls_go_coder coder, const ls_model *model, uint32_t variant,
                     const ls_token *tokens, size_t n, ls_code *litlen, ls_code *dist,
                     uint32_t *hlit, uint32_t *hdist) {
-    if (variant > 1)
+    if (variant > 2)
         return 0;
     uint32_t content = 0;
     size_t i = 0;
@@ -38,12 +38,20 @@ static int trees_by(ls_go_coder coder, const ls_model *model, uint32_t variant,
     }
     ls_counts counts;
     ls_go_count(tokens, i, &counts);
-    if (!matches && !model->block_tokens) {
+    matches |= model->block_tokens != 0;
+    if (variant == 2) {
+        /* Up to 1.13.6: a code for every symbol, so that the next chunk can use it. */
+        for (uint32_t k = 0; k < (matches ? LITLEN_SYMBOLS : END_OF_BLOCK); k++)
+            counts.litlen[k] += !counts.litlen[k];
+        for (uint32_t k = 0; k < DIST_SYMBOLS; k++)
+            counts.dist[k] += !counts.dist[k];
+    }
+    if (!matches) {
         ls_go_literal_trees(coder, &counts, litlen, dist, hlit, hdist);
-        return variant == 0;
+        return variant != 1;
     }
     ls_go_trees(coder, &counts, litlen, dist, hlit, hdist);
-    if (variant == 1) {
+    if (variant) {
         *hlit = LITLEN_SYMBOLS;
         *hdist = DIST_SYMBOLS;
     }
@@ -112,6 +120,8 @@ const ls_model ls_models_kp[] = {
     KP7_MODEL(307, "kp7", ls_kp7_level7, trees, ls_go_codelen),
     KP7_MODEL(308, "kp8", ls_kp7_level8, trees, ls_go_codelen),
     KP7_MODEL(309, "kp9", ls_kp7_level9, trees, ls_go_codelen),
+    KP_MODEL(365, "kp5-1.9", kp5_19, 4, trees, ls_go_codelen),
+    KP_MODEL(366, "kp6-1.9", kp6_19, 4, trees, ls_go_codelen),
     KP_MODEL(315, "kp5-1.10", kp5_110, 4, trees, ls_go_codelen),
     KP_MODEL(316, "kp6-1.10", kp6_110, 4, trees, ls_go_codelen),
     KP_MODEL(325, "kp5-1.12", kp5_112, 4, trees, ls_go_codelen),
