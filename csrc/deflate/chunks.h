@@ -278,7 +278,7 @@ INLINE int ls_chunks_run(const ls_matcher *how, ls_chunks *c, void *tables, ls_c
                 const ls_correction *due = ls_course_due(k);
                 if (!due)
                     return LS_EFORMAT;
-                t = due->actual;
+                t = due->actual < 256 ? c->b[c->at] : due->actual;
                 k->a->tokens[k->i] = t;
                 k->a->next++;
             }

@@ -153,7 +153,7 @@ static int trees(const ls_model *model, void *state, uint32_t variant, const ls_
         return 0;
     ls_counts counts;
     ls_go_count(tokens, n, &counts);
-    ls_go_trees(ls_go_code, &counts, litlen, dist, hlit, hdist);
+    ls_go_trees(&counts, litlen, dist, hlit, hdist);
     return 1;
 }
 

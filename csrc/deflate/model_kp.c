@@ -47,10 +47,10 @@ static int trees_by(ls_go_coder coder, const ls_model *model, uint32_t variant,
             counts.dist[k] += !counts.dist[k];
     }
     if (!matches) {
-        ls_go_literal_trees(coder, &counts, litlen, dist, hlit, hdist);
+        ls_go_literal_trees_by(coder, &counts, litlen, dist, hlit, hdist);
         return variant != 1;
     }
-    ls_go_trees(coder, &counts, litlen, dist, hlit, hdist);
+    ls_go_trees_by(coder, &counts, litlen, dist, hlit, hdist);
     if (variant) {
         *hlit = LITLEN_SYMBOLS;
         *hdist = DIST_SYMBOLS;

@@ -332,6 +332,8 @@ int ls_kp7_make(const ls_model *model, void *state, ls_asking *a, size_t count, 
         int there = next(k, p, &t);
         if (a->next < a->count && a->corrections[a->next].index == a->index + i) {
             t = a->corrections[a->next++].actual;
+            if (t < 256 && k->at < k->size)
+                t = k->b[k->at];
             if (!fits(k, t))
                 return LS_EFORMAT;
             k->at += size_of(t);

@@ -139,8 +139,8 @@ void ls_go_count(const ls_token *tokens, size_t n, ls_counts *counts) {
     }
 }
 
-void ls_go_trees(ls_go_coder coder, const ls_counts *counts, ls_code *litlen, ls_code *dist,
-                 uint32_t *hlit, uint32_t *hdist) {
+void ls_go_trees_by(ls_go_coder coder, const ls_counts *counts, ls_code *litlen, ls_code *dist,
+                    uint32_t *hlit, uint32_t *hdist) {
     ls_counts c = *counts;
     uint32_t n = LITLEN_SYMBOLS, d = DIST_SYMBOLS;
     c.litlen[END_OF_BLOCK] = 1;
@@ -156,8 +156,8 @@ void ls_go_trees(ls_go_coder coder, const ls_counts *counts, ls_code *litlen, ls
     *hdist = d;
 }
 
-void ls_go_literal_trees(ls_go_coder coder, const ls_counts *counts, ls_code *litlen, ls_code *dist,
-                         uint32_t *hlit, uint32_t *hdist) {
+void ls_go_literal_trees_by(ls_go_coder coder, const ls_counts *counts, ls_code *litlen,
+                            ls_code *dist, uint32_t *hlit, uint32_t *hdist) {
     ls_counts c = *counts;
     c.litlen[END_OF_BLOCK] = 1;
     coder(c.litlen, END_OF_BLOCK + 1, MAX_BITS, litlen);
@@ -166,6 +166,16 @@ void ls_go_literal_trees(ls_go_coder coder, const ls_counts *counts, ls_code *li
     ls_code_assign(dist, DIST_SYMBOLS);
     *hlit = END_OF_BLOCK + 1;
     *hdist = 1;
+}
+
+void ls_go_trees(const ls_counts *counts, ls_code *litlen, ls_code *dist, uint32_t *hlit,
+                 uint32_t *hdist) {
+    ls_go_trees_by(ls_go_code, counts, litlen, dist, hlit, hdist);
+}
+
+void ls_go_literal_trees(const ls_counts *counts, ls_code *litlen, ls_code *dist, uint32_t *hlit,
+                         uint32_t *hdist) {
+    ls_go_literal_trees_by(ls_go_code, counts, litlen, dist, hlit, hdist);
 }
 
 uint32_t ls_go_runs(const uint8_t *lengths, uint32_t hlit, uint32_t hdist, uint8_t *symbols,

@@ -22,12 +22,18 @@ void ls_go_count(const ls_token *tokens, size_t n, ls_counts *counts);
 
 /* Both trees for these counts, the end of the block counted once. Without any distance, symbol 0 counts as
  * one. *hlit and *hdist become the numbers of symbols up to the last one in use. */
-void ls_go_trees(ls_go_coder coder, const ls_counts *counts, ls_code *litlen, ls_code *dist,
-                 uint32_t *hlit, uint32_t *hdist);
+void ls_go_trees_by(ls_go_coder coder, const ls_counts *counts, ls_code *litlen, ls_code *dist,
+                    uint32_t *hlit, uint32_t *hdist);
 
 /* Both trees of a block of literals alone: 257 and 1 symbols, distance 0 with a length of 1. */
-void ls_go_literal_trees(ls_go_coder coder, const ls_counts *counts, ls_code *litlen, ls_code *dist,
-                         uint32_t *hlit, uint32_t *hdist);
+void ls_go_literal_trees_by(ls_go_coder coder, const ls_counts *counts, ls_code *litlen,
+                            ls_code *dist, uint32_t *hlit, uint32_t *hdist);
+
+/* The same with ls_go_code. */
+void ls_go_trees(const ls_counts *counts, ls_code *litlen, ls_code *dist, uint32_t *hlit,
+                 uint32_t *hdist);
+void ls_go_literal_trees(const ls_counts *counts, ls_code *litlen, ls_code *dist, uint32_t *hlit,
+                         uint32_t *hdist);
 
 /* The run-length symbols of hlit + hdist lengths, joined in one row: a run may begin in the one tree and
  * end in the other. Gives their count. */
