@@ -143,8 +143,12 @@ typedef struct ls_matcher {
     int (*find)(void *tables, ls_chunks *c, ls_match *m);
     void (*after)(void *tables, ls_chunks *c, const ls_match *m);
     void (*enter)(void *tables, ls_chunks *c);
-    uint32_t margin; /* of a chunk's last bytes that are not searched */
     size_t bytes;
+    uint32_t margin; /* of a chunk's last bytes that are not searched */
+    uint32_t least;  /* bytes of a chunk that is searched at all */
+    uint32_t
+        piece; /* what a match of more than 258 bytes is cut into: 258 unless that leaves too little for
+                        the rest, else 255; or always 255 */
 } ls_matcher;
 
 /* Finds the chunk that `at` lies in, and begins the search there. */
@@ -159,7 +163,7 @@ INLINE void ls_chunks_enter(const ls_matcher *how, ls_chunks *c, void *tables) {
         c->from = from < 0 ? 0 : (uint32_t)from;
         c->to = to > (int64_t)c->end ? c->end : (uint32_t)to;
     }
-    c->limit = c->to - c->from < SMALL_CHUNK ? 0 : c->to - how->margin;
+    c->limit = c->to - c->from < how->least ? 0 : c->to - how->margin;
     c->lit = c->s = c->next = c->at;
     c->repeat = 1;
     c->candidate = 0;
@@ -235,9 +239,9 @@ INLINE int ls_chunks_run(const ls_matcher *how, ls_chunks *c, void *tables, ls_c
         }
         uint32_t rest = found && !deviated ? m.length : 0;
         while (rest) {
-            uint32_t piece = rest <= MAX_MATCH              ? rest
-                             : rest > MAX_MATCH + MIN_MATCH ? MAX_MATCH
-                                                            : MAX_MATCH - MIN_MATCH;
+            uint32_t piece = rest;
+            if (rest > MAX_MATCH)
+                piece = rest > MAX_MATCH + MIN_MATCH ? how->piece : MAX_MATCH - MIN_MATCH;
             if (way == LS_WARM) {
                 c->saved++;
                 c->at += piece;
@@ -274,7 +278,7 @@ INLINE int ls_chunks_run(const ls_matcher *how, ls_chunks *c, void *tables, ls_c
                 const ls_correction *due = ls_course_due(k);
                 if (!due)
                     return LS_EFORMAT;
-                t = due->actual;
+                t = due->actual < 256 ? c->b[c->at] : due->actual;
                 k->a->tokens[k->i] = t;
                 k->a->next++;
             }

@@ -11,6 +11,8 @@
 #define KP_WARM_CHUNKS 4u
 #define KP_HISTORY (KP_BUFFER)
 #define KP_WINDOW 32768u
+#define KP_PIECE_OLD (MAX_MATCH - MIN_MATCH) /* before 1.15 */
+#define KP_LEAST_120 13u                     /* from 1.20.1 on */
 
 typedef struct ls_pair {
     uint32_t now, before; /* positions + FAR */
@@ -81,10 +83,6 @@ INLINE void kp_enter(void *tables, ls_chunks *c) {
 /* Begins a span: how much history is encoded again. */
 uint32_t ls_kp_begin(ls_chunks *c, const ls_span *span, uint32_t history);
 
-/* Trees of a block: of what its first chunk holds. */
-int ls_kp_trees(const ls_model *model, void *state, uint32_t variant, const ls_token *tokens,
-                size_t n, ls_code *litlen, ls_code *dist, uint32_t *hlit, uint32_t *hdist);
-
 /* What a level has besides its walk. */
 typedef struct kp1_tables {
     uint32_t table[1 << 15];
@@ -107,6 +105,11 @@ typedef struct kp5_tables {
     ls_pair far[1 << 15];
 } kp5_tables;
 
+typedef struct kp5_19_tables {
+    uint32_t near[1 << 16];
+    ls_pair far[1 << 16];
+} kp5_19_tables;
+
 /* What a level's file gives to the table of models. */
 #define KP_DECLARE(NAME, TABLES)                                                                   \
     typedef struct NAME##_state {                                                                  \
@@ -126,12 +129,26 @@ KP_DECLARE(kp3, kp3_tables);
 KP_DECLARE(kp4, kp4_tables);
 KP_DECLARE(kp5, kp5_tables);
 KP_DECLARE(kp6, kp5_tables);
-KP_DECLARE(kp5old, kp5_tables);
+KP_DECLARE(kp5_19, kp5_19_tables);
+KP_DECLARE(kp6_19, kp5_19_tables);
+KP_DECLARE(kp5_110, kp5_tables);
+KP_DECLARE(kp6_110, kp5_tables);
+KP_DECLARE(kp5_112, kp5_tables);
+KP_DECLARE(kp6_112, kp5_tables);
+KP_DECLARE(kp5_115, kp5_tables);
+KP_DECLARE(kp6_115, kp5_tables);
+KP_DECLARE(kp1_120, kp1_tables);
+KP_DECLARE(kp2_120, kp2_tables);
+KP_DECLARE(kp3_120, kp3_tables);
+KP_DECLARE(kp4_120, kp4_tables);
+KP_DECLARE(kp5_120, kp5_tables);
+KP_DECLARE(kp6_120, kp5_tables);
 
 /* Its functions, out of its find and after. */
-#define KP_DEFINE(NAME)                                                                            \
-    static const ls_matcher NAME##_matcher = {NAME##_find, NAME##_after, kp_enter, KP_MARGIN,      \
-                                              sizeof(((NAME##_state *)0)->tables)};                \
+#define KP_DEFINE(NAME, LEAST, PIECE)                                                              \
+    static const ls_matcher NAME##_matcher = {                                                     \
+        NAME##_find, NAME##_after, kp_enter, sizeof(((NAME##_state *)0)->tables),                  \
+        KP_MARGIN,   LEAST,        PIECE};                                                         \
     void ls_##NAME##_begin(const ls_model *model, void *state, const ls_span *span) {              \
         NAME##_state *k = state;                                                                   \
         memset(&k->tables, 0, sizeof k->tables);                                                   \
@@ -164,8 +181,9 @@ KP_DECLARE(kp5old, kp5_tables);
 
 typedef struct ls_kp7_parameters {
     uint16_t lazy, nice, chain;
-    uint8_t weighs;  /* level 9: matches are weighed in bits */
-    uint32_t sample; /* bytes of the window that the code for it is made of */
+    uint8_t weighs;    /* level 9: matches are weighed in bits */
+    uint8_t unlimited; /* ls_go_code_120 makes that code */
+    uint32_t sample;   /* bytes of the window that the code for it is made of */
 } ls_kp7_parameters;
 
 typedef struct ls_kp7 {
@@ -195,6 +213,7 @@ int ls_kp7_verify(const ls_model *model, void *state, ls_asking *a);
 int ls_kp7_make(const ls_model *model, void *state, ls_asking *a, size_t count, size_t until);
 int ls_kp7_skip(const ls_model *model, void *state, size_t size);
 
-extern const ls_kp7_parameters ls_kp7_level7, ls_kp7_level8, ls_kp7_level9, ls_kp7_level9_whole;
+extern const ls_kp7_parameters ls_kp7_level7, ls_kp7_level8, ls_kp7_level9, ls_kp7_level9_whole,
+    ls_kp7_level9_120;
 
 #endif

@@ -94,7 +94,15 @@ INLINE void enter(void *tables, ls_chunks *c) {
     c->low = c->from < CHUNK ? 0 : c->from - CHUNK;
 }
 
-static const ls_matcher matcher = {find, after, enter, MARGIN, sizeof(ls_gofast_tables)};
+static const ls_matcher matcher = {
+    .find = find,
+    .after = after,
+    .enter = enter,
+    .bytes = sizeof(ls_gofast_tables),
+    .margin = MARGIN,
+    .least = SMALL_CHUNK,
+    .piece = MAX_MATCH,
+};
 
 static void begin(const ls_model *model, void *state, const ls_span *span) {
     (void)model;

@@ -181,6 +181,34 @@ INLINE void kp3_after(void *tables, ls_chunks *c, const ls_match *m) {
     }
 }
 
-KP_DEFINE(kp1)
-KP_DEFINE(kp2)
-KP_DEFINE(kp3)
+KP_DEFINE(kp1, SMALL_CHUNK, MAX_MATCH)
+KP_DEFINE(kp2, SMALL_CHUNK, MAX_MATCH)
+KP_DEFINE(kp3, SMALL_CHUNK, MAX_MATCH)
+
+INLINE int kp1_120_find(void *tables, ls_chunks *c, ls_match *m) {
+    return kp1_find(tables, c, m);
+}
+
+INLINE void kp1_120_after(void *tables, ls_chunks *c, const ls_match *m) {
+    kp1_after(tables, c, m);
+}
+
+INLINE int kp2_120_find(void *tables, ls_chunks *c, ls_match *m) {
+    return kp2_find(tables, c, m);
+}
+
+INLINE void kp2_120_after(void *tables, ls_chunks *c, const ls_match *m) {
+    kp2_after(tables, c, m);
+}
+
+INLINE int kp3_120_find(void *tables, ls_chunks *c, ls_match *m) {
+    return kp3_find(tables, c, m);
+}
+
+INLINE void kp3_120_after(void *tables, ls_chunks *c, const ls_match *m) {
+    kp3_after(tables, c, m);
+}
+
+KP_DEFINE(kp1_120, KP_LEAST_120, MAX_MATCH)
+KP_DEFINE(kp2_120, KP_LEAST_120, MAX_MATCH)
+KP_DEFINE(kp3_120, KP_LEAST_120, MAX_MATCH)

@@ -75,4 +75,13 @@ INLINE void kp4_after(void *tables, ls_chunks *c, const ls_match *m) {
     k->near[kp_hash4(v, TABLE_BITS)] = k->far[kp_hash7(v, TABLE_BITS)] = s - 1 + FAR;
 }
 
-KP_DEFINE(kp4)
+INLINE int kp4_120_find(void *tables, ls_chunks *c, ls_match *m) {
+    return kp4_find(tables, c, m);
+}
+
+INLINE void kp4_120_after(void *tables, ls_chunks *c, const ls_match *m) {
+    kp4_after(tables, c, m);
+}
+
+KP_DEFINE(kp4, SMALL_CHUNK, MAX_MATCH)
+KP_DEFINE(kp4_120, KP_LEAST_120, MAX_MATCH)

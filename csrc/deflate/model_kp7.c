@@ -66,7 +66,7 @@ static void move(ls_kp7 *k, const ls_kp7_parameters *p, int first) {
     for (int i = 0; i < 256; i++)
         counts[i] &= 0xffff;
     ls_code code;
-    ls_go_code(counts, 256, MAX_BITS, &code);
+    (p->unlimited ? ls_go_code_120 : ls_go_code)(counts, 256, MAX_BITS, &code);
     memcpy(k->weights, code.lengths, sizeof k->weights);
 }
 
@@ -332,6 +332,8 @@ int ls_kp7_make(const ls_model *model, void *state, ls_asking *a, size_t count, 
         int there = next(k, p, &t);
         if (a->next < a->count && a->corrections[a->next].index == a->index + i) {
             t = a->corrections[a->next++].actual;
+            if (t < 256 && k->at < k->size)
+                t = k->b[k->at];
             if (!fits(k, t))
                 return LS_EFORMAT;
             k->at += size_of(t);
@@ -355,7 +357,8 @@ int ls_kp7_skip(const ls_model *model, void *state, size_t size) {
     return LS_OK;
 }
 
-const ls_kp7_parameters ls_kp7_level7 = {12, 16, 24, 0, 0};
-const ls_kp7_parameters ls_kp7_level8 = {30, 40, 64, 0, 0};
-const ls_kp7_parameters ls_kp7_level9 = {258, 258, 1024, 1, 32768};
-const ls_kp7_parameters ls_kp7_level9_whole = {258, 258, 1024, 1, 65536};
+const ls_kp7_parameters ls_kp7_level7 = {12, 16, 24, 0, 0, 0};
+const ls_kp7_parameters ls_kp7_level8 = {30, 40, 64, 0, 0, 0};
+const ls_kp7_parameters ls_kp7_level9 = {258, 258, 1024, 1, 0, 32768};
+const ls_kp7_parameters ls_kp7_level9_120 = {258, 258, 1024, 1, 1, 32768};
+const ls_kp7_parameters ls_kp7_level9_whole = {258, 258, 1024, 1, 0, 65536};

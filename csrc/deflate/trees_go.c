@@ -62,7 +62,43 @@ static void package_merge(const uint64_t *keys, uint32_t n, uint32_t limit, uint
     }
 }
 
-void ls_go_code(const uint32_t *counts, uint32_t n, uint32_t limit, ls_code *code) {
+/* Lengths of n >= 3 sorted symbols without a limit; 0 where one would be longer than `limit`. */
+static int huffman(const uint64_t *keys, uint32_t n, uint32_t limit, uint8_t *lengths) {
+    uint64_t weights[LITLEN_SYMBOLS];
+    uint16_t parents[2 * LITLEN_SYMBOLS];
+    uint32_t depths[LITLEN_SYMBOLS], leaf = 0, node = 0;
+    for (uint32_t k = 0; k < n - 1; k++) {
+        weights[k] = 0;
+        for (int two = 0; two < 2; two++) {
+            if (leaf < n && (node >= k || keys[leaf] >> 16 <= weights[node])) {
+                weights[k] += keys[leaf] >> 16;
+                parents[leaf++] = (uint16_t)k;
+            } else {
+                weights[k] += weights[node];
+                parents[n + node++] = (uint16_t)k;
+            }
+        }
+    }
+    depths[n - 2] = 0;
+    for (uint32_t k = n - 2; k-- > 0;)
+        depths[k] = depths[parents[n + k]] + 1;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t length = depths[parents[i]] + 1;
+        if (length > limit)
+            return 0;
+        lengths[i] = (uint8_t)length;
+    }
+    /* The encoder keeps how many there are of each length, and gives the longest to the first. */
+    uint32_t counted[MAX_BITS + 1] = {0}, i = 0;
+    for (uint32_t k = 0; k < n; k++)
+        counted[lengths[k]]++;
+    for (uint32_t length = limit; length > 0; length--)
+        for (uint32_t k = 0; k < counted[length]; k++)
+            lengths[i++] = (uint8_t)length;
+    return 1;
+}
+
+static void make(const uint32_t *counts, uint32_t n, uint32_t limit, int unlimited, ls_code *code) {
     uint64_t keys[LITLEN_SYMBOLS];
     uint8_t lengths[LITLEN_SYMBOLS];
     uint32_t used = 0;
@@ -72,13 +108,22 @@ void ls_go_code(const uint32_t *counts, uint32_t n, uint32_t limit, ls_code *cod
             keys[used++] = (uint64_t)counts[i] << 16 | i;
     if (used > 2) {
         sort(keys, used);
-        package_merge(keys, used, limit, lengths);
+        if (!unlimited || !huffman(keys, used, limit, lengths))
+            package_merge(keys, used, limit, lengths);
     } else {
         memset(lengths, 1, sizeof lengths);
     }
     for (uint32_t i = 0; i < used; i++)
         code->lengths[keys[i] & 0xffff] = lengths[i];
     ls_code_assign(code, n);
+}
+
+void ls_go_code(const uint32_t *counts, uint32_t n, uint32_t limit, ls_code *code) {
+    make(counts, n, limit, 0, code);
+}
+
+void ls_go_code_120(const uint32_t *counts, uint32_t n, uint32_t limit, ls_code *code) {
+    make(counts, n, limit, 1, code);
 }
 
 void ls_go_count(const ls_token *tokens, size_t n, ls_counts *counts) {
@@ -94,8 +139,8 @@ void ls_go_count(const ls_token *tokens, size_t n, ls_counts *counts) {
     }
 }
 
-void ls_go_trees(const ls_counts *counts, ls_code *litlen, ls_code *dist, uint32_t *hlit,
-                 uint32_t *hdist) {
+void ls_go_trees_by(ls_go_coder coder, const ls_counts *counts, ls_code *litlen, ls_code *dist,
+                    uint32_t *hlit, uint32_t *hdist) {
     ls_counts c = *counts;
     uint32_t n = LITLEN_SYMBOLS, d = DIST_SYMBOLS;
     c.litlen[END_OF_BLOCK] = 1;
@@ -105,22 +150,32 @@ void ls_go_trees(const ls_counts *counts, ls_code *litlen, ls_code *dist, uint32
         d--;
     if (!d)
         c.dist[d++] = 1;
-    ls_go_code(c.litlen, LITLEN_SYMBOLS, MAX_BITS, litlen);
-    ls_go_code(c.dist, DIST_SYMBOLS, MAX_BITS, dist);
+    coder(c.litlen, LITLEN_SYMBOLS, MAX_BITS, litlen);
+    coder(c.dist, DIST_SYMBOLS, MAX_BITS, dist);
     *hlit = n;
     *hdist = d;
 }
 
-void ls_go_literal_trees(const ls_counts *counts, ls_code *litlen, ls_code *dist, uint32_t *hlit,
-                         uint32_t *hdist) {
+void ls_go_literal_trees_by(ls_go_coder coder, const ls_counts *counts, ls_code *litlen,
+                            ls_code *dist, uint32_t *hlit, uint32_t *hdist) {
     ls_counts c = *counts;
     c.litlen[END_OF_BLOCK] = 1;
-    ls_go_code(c.litlen, END_OF_BLOCK + 1, MAX_BITS, litlen);
+    coder(c.litlen, END_OF_BLOCK + 1, MAX_BITS, litlen);
     memset(dist, 0, sizeof *dist);
     dist->lengths[0] = 1;
     ls_code_assign(dist, DIST_SYMBOLS);
     *hlit = END_OF_BLOCK + 1;
     *hdist = 1;
+}
+
+void ls_go_trees(const ls_counts *counts, ls_code *litlen, ls_code *dist, uint32_t *hlit,
+                 uint32_t *hdist) {
+    ls_go_trees_by(ls_go_code, counts, litlen, dist, hlit, hdist);
+}
+
+void ls_go_literal_trees(const ls_counts *counts, ls_code *litlen, ls_code *dist, uint32_t *hlit,
+                         uint32_t *hdist) {
+    ls_go_literal_trees_by(ls_go_code, counts, litlen, dist, hlit, hdist);
 }
 
 uint32_t ls_go_runs(const uint8_t *lengths, uint32_t hlit, uint32_t hdist, uint8_t *symbols,
@@ -164,4 +219,8 @@ uint32_t ls_go_runs(const uint8_t *lengths, uint32_t hlit, uint32_t hdist, uint8
 
 void ls_go_codelen(const uint32_t *counts, ls_code *codelen) {
     ls_go_code(counts, CODELEN_SYMBOLS, MAX_CODELEN_BITS, codelen);
+}
+
+void ls_go_codelen_120(const uint32_t *counts, ls_code *codelen) {
+    ls_go_code_120(counts, CODELEN_SYMBOLS, MAX_CODELEN_BITS, codelen);
 }

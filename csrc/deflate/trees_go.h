@@ -11,15 +11,27 @@
  * canonical codes. One or two used symbols get a length of 1. */
 void ls_go_code(const uint32_t *counts, uint32_t n, uint32_t limit, ls_code *code);
 
+/* The same as klauspost/compress does it from 1.20.1 on: a Huffman tree without a limit, a symbol before a
+ * node of equal weight; where that is too deep, as above. */
+void ls_go_code_120(const uint32_t *counts, uint32_t n, uint32_t limit, ls_code *code);
+
+typedef void (*ls_go_coder)(const uint32_t *counts, uint32_t n, uint32_t limit, ls_code *code);
+
 /* Counts of the symbols of n tokens. */
 void ls_go_count(const ls_token *tokens, size_t n, ls_counts *counts);
 
 /* Both trees for these counts, the end of the block counted once. Without any distance, symbol 0 counts as
  * one. *hlit and *hdist become the numbers of symbols up to the last one in use. */
-void ls_go_trees(const ls_counts *counts, ls_code *litlen, ls_code *dist, uint32_t *hlit,
-                 uint32_t *hdist);
+void ls_go_trees_by(ls_go_coder coder, const ls_counts *counts, ls_code *litlen, ls_code *dist,
+                    uint32_t *hlit, uint32_t *hdist);
 
 /* Both trees of a block of literals alone: 257 and 1 symbols, distance 0 with a length of 1. */
+void ls_go_literal_trees_by(ls_go_coder coder, const ls_counts *counts, ls_code *litlen,
+                            ls_code *dist, uint32_t *hlit, uint32_t *hdist);
+
+/* The same with ls_go_code. */
+void ls_go_trees(const ls_counts *counts, ls_code *litlen, ls_code *dist, uint32_t *hlit,
+                 uint32_t *hdist);
 void ls_go_literal_trees(const ls_counts *counts, ls_code *litlen, ls_code *dist, uint32_t *hlit,
                          uint32_t *hdist);
 
@@ -30,5 +42,6 @@ uint32_t ls_go_runs(const uint8_t *lengths, uint32_t hlit, uint32_t hdist, uint8
 
 /* The code of the run-length symbols. */
 void ls_go_codelen(const uint32_t *counts, ls_code *codelen);
+void ls_go_codelen_120(const uint32_t *counts, ls_code *codelen);
 
 #endif
