@@ -13,8 +13,10 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from typing import BinaryIO, cast
 
 from ..core.deflate import WINDOW
+from ..core.recipe import Recipe
 from ..core.split import Joiner
 from ..errors import BusyError, CorruptError, InvalidInputError, NotFoundError, StoreFullError
 from ..storage import graph
@@ -40,7 +42,15 @@ class BlobFile(io.RawIOBase):
     Reading in order from the start verifies the digest too. It has an operation of its own until it is
     closed, whose epoch a long reader renews (rule 3); or reads within `op`, which must outlive it."""
 
-    def __init__(self, storage: Storage, digest: str, op: Operation | None = None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        digest: str,
+        op: Operation | None = None,
+        *,
+        remade: bool = False,
+    ) -> None:
+        """`remade`: from its gzip form, proven or not, whatever else it is kept as."""
         super().__init__()
         self._storage = storage
         self._op: Operation | None = None
@@ -61,6 +71,8 @@ class BlobFile(io.RawIOBase):
             raise
         self.digest = digest
         self._serial, self.row = found
+        if remade:
+            self.row.inline = self.row.plain = self.row.tar = self.row.raw = None
         self.size = self.row.size
         self._at = 0
         self._source: Iterator[memoryview] | None = None
@@ -189,7 +201,7 @@ def assemble(
         for data, offset, size in storage.chunks.slices(storage.chunks.iter_runs(row.plain)):
             yield memoryview(data)[offset : offset + size]
     elif row.raw is not None:
-        yield from raw_pieces(storage, row.raw, 0)
+        yield from _raw(storage, row, 0)
     elif row.gzip is not None:
         yield from _gzip_pieces(storage, row)
     else:
@@ -207,7 +219,7 @@ def pieces_from(storage: Storage, row: BlobRow, offset: int) -> Iterator[memoryv
         for data, start, size in storage.chunks.slices(runs, offset):
             yield memoryview(data)[start : start + size]
     elif row.raw is not None:
-        yield from raw_pieces(storage, row.raw, offset)
+        yield from _raw(storage, row, offset)
     elif row.gzip is not None:
         yield from _gzip_pieces(storage, row, offset)
     else:
@@ -237,57 +249,103 @@ def _gzip_pieces(storage: Storage, row: BlobRow, offset: int = 0) -> Iterator[me
         raise CorruptError(f"blob {row.digest} has no gzip form", digest=row.digest)
     regenerate.check_form(form)
     serial, inner = inner_of(storage, row)
+
+    def source(start: int) -> Iterator[memoryview]:
+        if start:
+            return pieces_from(storage, inner, start)
+        return assemble(storage, serial, inner, [])
+
+    if form.recipe is not None:
+        recipe = Recipe.from_bytes(storage.chunks.read_stream(form.recipe))
+        if recipe.blob_size != row.size or recipe.content_size != inner.size:
+            raise CorruptError(f"blob {row.digest}: its recipe is damaged", digest=row.digest)
+        if offset >= row.size:
+            return
+        first = recipe.find(offset)
+        at = recipe.extent(first).blob_start
+        made = regenerate.followed(storage.pool, storage.workers, recipe, source, first)
+        yield from _from(made, at, offset)
+        return
     first, at = 0, regenerate.HEADER_SIZE
+    start = 0
     if offset:
         first, at = regenerate.begin(row, storage.chunks.read_stream(form.points), offset)
-        source = pieces_from(storage, inner, max(0, first * form.piece - WINDOW))
-    else:
-        source = assemble(storage, serial, inner, [])
+        start = max(0, first * form.piece - WINDOW)
     if offset < regenerate.HEADER_SIZE:
         yield memoryview(regenerate.header(form.level))[offset:]
-    for piece in regenerate.deflated(
-        storage.pool, storage.workers, source, inner.size, form.level, first
-    ):
+    made = regenerate.deflated(
+        storage.pool, storage.workers, source(start), inner.size, form.level, first
+    )
+    yield from _from(made, at, offset)
+    tail = regenerate.trailer(form.crc, inner.size)
+    yield memoryview(tail)[max(0, offset - (row.size - len(tail))) :]
+
+
+def _from(pieces: Iterator[bytes], at: int, offset: int) -> Iterator[memoryview]:
+    """Pieces that begin at `at`, from `offset` on."""
+    for piece in pieces:
         skip = max(0, offset - at)
         at += len(piece)
         if skip < len(piece):
             yield memoryview(piece)[skip:]
-    yield memoryview(regenerate.trailer(form.crc, inner.size))[max(0, offset - at) :]
 
 
-def raw_pieces(storage: Storage, serial: int, offset: int) -> Iterator[memoryview]:
-    """A raw file from `offset` on, each piece verified."""
+def _raw(storage: Storage, row: BlobRow, offset: int) -> Iterator[memoryview]:
+    """A blob from its raw file; from another form if that was dropped since the row was read."""
+    file = open_raw(storage, row)
+    if file is None:
+        with storage.index.read() as snapshot:
+            serial = graph.serial_of(snapshot, row.digest)
+            now = None if serial is None else graph.blob_row(snapshot, serial)
+        if now is None or now.raw == row.raw:
+            where = storage.raws.path(row.raw or 0)
+            raise CorruptError(f"raw file {where} is missing", digest=row.digest, where=where)
+        yield from pieces_from(storage, now, offset)
+        return
+    raw, opened, path = file
+    with opened:
+        yield from raw_pieces(storage, raw, opened, path, offset)
+
+
+def open_raw(storage: Storage, row: BlobRow) -> tuple[RawRow, BinaryIO, str] | None:
+    """The raw file of a blob, to be closed by the caller; None if file or row are gone."""
+    if row.raw is None:
+        return None
     with storage.index.read() as snapshot:
-        value = snapshot.get(Table.RAWS, serial_key(serial))
+        value = snapshot.get(Table.RAWS, serial_key(row.raw))
     if value is None:
-        raise CorruptError(f"raw file {serial:012x} has no row", where=storage.raws.path(serial))
-    raw = RawRow.parse(value)
-    path = storage.raws.path(serial)
+        return None
+    path = storage.raws.path(row.raw)
     try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed below)
-    except FileNotFoundError as e:
-        raise CorruptError(f"raw file {path} is missing", where=path) from e
-    with file:
-        at = offset // PIECE * PIECE
-        file.seek(at)
-        while at < raw.size:
-            data = file.read(OUT)
-            if not data:
-                raise CorruptError(
-                    f"raw file {path} ends at {at} of {raw.size} bytes", where=path, offset=at
-                )
+        return RawRow.parse(value), cast(BinaryIO, open(path, "rb", buffering=0)), path
+    except FileNotFoundError:
+        return None
+
+
+def raw_pieces(
+    storage: Storage, raw: RawRow, file: BinaryIO, path: str, offset: int
+) -> Iterator[memoryview]:
+    """A raw file from `offset` on, each piece verified."""
+    at = offset // PIECE * PIECE
+    file.seek(at)
+    while at < raw.size:
+        data = file.read(OUT)
+        if not data:
+            raise CorruptError(
+                f"raw file {path} ends at {at} of {raw.size} bytes", where=path, offset=at
+            )
+        view = memoryview(data)
+        while len(view) % PIECE and at + len(view) < raw.size:
+            more = file.read(PIECE - len(view) % PIECE)
+            if not more:
+                break
+            data += more
             view = memoryview(data)
-            while len(view) % PIECE and at + len(view) < raw.size:
-                more = file.read(PIECE - len(view) % PIECE)
-                if not more:
-                    break
-                data += more
-                view = memoryview(data)
-            for start in range(0, len(view), PIECE):
-                storage.raws.verify(raw, (at + start) // PIECE, view[start : start + PIECE], path)
-            skip = max(0, offset - at)
-            at += len(view)
-            yield view[skip:]
+        for start in range(0, len(view), PIECE):
+            storage.raws.verify(raw, (at + start) // PIECE, view[start : start + PIECE], path)
+        skip = max(0, offset - at)
+        at += len(view)
+        yield view[skip:]
 
 
 class _Slices:

@@ -24,7 +24,7 @@ from ..values import BlobInfo, Edge, Ref
 from .assemble import BlobFile
 from .compress import gzipped, is_our_gzip, zstd_compressed, zstd_maker
 from .inflate import DEFAULT_LIMIT
-from .ingest import Reader, UnprovenError, Wanted, compare, ingest, look_inside
+from .ingest import Reader, UnprovenError, Wanted, compare, ingest, is_layer, look_inside
 
 RETRIES = 5
 
@@ -47,6 +47,31 @@ class Content:
     def open(self, digest: str) -> BlobFile:
         """A blob as a binary file. Raises NotFoundError."""
         return BlobFile(self.storage, digest)
+
+    def raw_blobs(self, roots: Iterable[str] | None = None) -> list[BlobInfo]:
+        """The blobs that are kept as they came, or still are beside another form, the largest first; of
+        all, or of those that some documents reach. Raises NotFoundError for a document."""
+        with self.storage.index.read() as snapshot:
+            serials: Iterable[int]
+            if roots is None:
+                serials = [to_number(key) for key, _ in snapshot.items(Table.BLOBS)]
+            else:
+                tops = []
+                for digest in roots:
+                    serial = graph.serial_of(snapshot, digest)
+                    if serial is None:
+                        raise NotFoundError(f"no blob {digest} in the store", digest=digest)
+                    tops.append(serial)
+                serials = graph.closure(snapshot, tops)
+            rows = [graph.blob_row(snapshot, serial) for serial in serials]
+            out = [
+                _info(row.digest, row)
+                for row in rows
+                if row is not None
+                and row.raw is not None
+                and visible(self.storage, snapshot, row.digest)
+            ]
+        return sorted(out, key=lambda info: (-info.bytes, info.digest))
 
 
 class Operation:
@@ -384,16 +409,6 @@ def _position(source: object) -> int | None:
         return int(source.tell()) if source.seekable() else None  # type: ignore[attr-defined]
     except (AttributeError, OSError, ValueError):
         return None
-
-
-def is_layer(media_type: str) -> bool:
-    """Whether a media type is that of a filesystem layer."""
-    base = media_type.partition(";")[0]
-    return (
-        ".image.layer." in base
-        or base.startswith("application/vnd.docker.image.rootfs.")
-        or base in ("application/x-tar", "application/tar", "application/x-gtar")
-    )
 
 
 def _info(digest: str, row: BlobRow, *, new_bytes: int = 0) -> BlobInfo:

@@ -539,3 +539,13 @@ class _Look:
             self._queue.put(None)
             self._closed = True
             self._thread.join()
+
+
+def is_layer(media_type: str) -> bool:
+    """Whether a media type is that of a filesystem layer."""
+    base = media_type.partition(";")[0]
+    return (
+        ".image.layer." in base
+        or base.startswith("application/vnd.docker.image.rootfs.")
+        or base in ("application/x-tar", "application/tar", "application/x-gtar")
+    )
