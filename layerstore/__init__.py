@@ -153,6 +153,8 @@ __all__ = [
     "LeaseInfo",
     "LimitError",
     "NotFoundError",
+    "OptimizeReport",
+    "OptimizedBlob",
     "PermissionDeniedError",
     "Progress",
     "Ref",

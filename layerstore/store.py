@@ -53,15 +53,26 @@ def open(
     create: bool = True,
     readonly: bool = False,
     timeout: float | None = None,
+    raw_cache: int = 0,
 ) -> Store:
     """Opens the store in a directory; makes it if it is missing, unless `create` is False.
 
     `readonly` needs no right to write; what it reads is verified, but nothing is held for it.
-    `timeout` (seconds) bounds every wait for another process; None waits for ever.
+    `timeout` (seconds) bounds every wait for another process; None waits for ever. `raw_cache`: bytes
+    that copies of popular blobs may take, so that these are read from a file instead of being made
+    again; copies that are there are used in any case.
     Raises NotFoundError, UnsupportedError (newer format, remote filesystem), CorruptError, BusyError,
     PermissionDeniedError."""
     where = os.fspath(path) if path is not None else default_path()
-    return Store(open_storage(where, create_missing=create, readonly=readonly, timeout=timeout))
+    return Store(
+        open_storage(
+            where,
+            create_missing=create,
+            readonly=readonly,
+            timeout=timeout,
+            raw_cache=raw_cache,
+        )
+    )
 
 
 def rebuild_index(
@@ -400,8 +411,8 @@ class Store:
     ) -> list[values.ImageInfo]:
         """Takes one image, or with `all` every image of a transport (`oci:`, `oci-archive:`,
         `docker-archive:`). `strict` refuses layers that do not decode or do not match their diff_id;
-        `defer` leaves looking into compressed layers for later. A layer that inflates to more than
-        `inflate_limit` bytes (None: 1 TiB) is kept and given back exactly, with a warning; whoever
+        `defer` leaves optimizing compressed layers, and looking into them, for later. A layer that
+        inflates to more than `inflate_limit` bytes (None: 1 TiB) is kept and given back exactly, with a warning; whoever
         wants what is in it gets LimitError or InvalidInputError."""
         from .oci.importing import import_images
         from .oci.transports import parse

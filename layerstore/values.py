@@ -233,6 +233,8 @@ class Stats:
     alone: int = 0
     shared: int = 0
     per_image: tuple[ImageCost, ...] = ()
+    raw_cache: int = 0
+    """Copies of popular blobs: may be taken away at any time."""
 
 
 @dataclass(frozen=True, slots=True)

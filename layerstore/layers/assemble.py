@@ -22,6 +22,7 @@ from ..errors import BusyError, CorruptError, InvalidInputError, NotFoundError, 
 from ..storage import graph
 from ..storage.index import Table
 from ..storage.operation import Operation, present, prove, visible
+from ..storage.rawcache import Filler
 from ..storage.reading import Slice
 from ..storage.rows import PIECE, BlobRow, RawRow, Stream, serial_key
 from ..storage.storage import Storage
@@ -71,6 +72,7 @@ class BlobFile(io.RawIOBase):
             raise
         self.digest = digest
         self._serial, self.row = found
+        self._copies = None if remade else storage.rawcache
         if remade:
             self.row.inline = self.row.plain = self.row.tar = self.row.raw = None
         self.size = self.row.size
@@ -133,7 +135,9 @@ class BlobFile(io.RawIOBase):
         if self._at == 0:
             self._source = self._verified()
         else:
-            self._source = pieces_from(self._storage, self.row, self._at)
+            self._source = self._from_copy(self._at) or pieces_from(
+                self._storage, self.row, self._at
+            )
 
     def chunks(self) -> Iterator[memoryview]:
         """The whole blob in pieces of up to 2 MiB, digest verified before the last one is given.
@@ -144,10 +148,19 @@ class BlobFile(io.RawIOBase):
     def _verified(self) -> Iterator[memoryview]:
         algorithm = self.digest.partition(":")[0]
         done = 0
-        with HashPipe([algorithm]) as hashes:
+        with contextlib.ExitStack() as stack:
+            hashes = stack.enter_context(HashPipe([algorithm]))
             held: memoryview | None = None
             busy: list[Future[None]] = []
-            for piece in assemble(self._storage, self._serial, self.row, busy):
+            source = self._from_copy(0)
+            filler = None if source is not None else self._filler()
+            if source is None:
+                source = assemble(self._storage, self._serial, self.row, busy)
+            if filler is not None:
+                stack.callback(filler.close)
+            for piece in source:
+                if filler is not None:
+                    filler.write(piece)
                 if held is not None:
                     yield held
                 future = hashes.feed(piece)
@@ -164,6 +177,8 @@ class BlobFile(io.RawIOBase):
                     "run `layerstore check --full`, or put the same content again",
                     digest=self.digest,
                 )
+            if filler is not None:
+                filler.finish()
             form = self.row.gzip
             if form is not None and not self.row.forms and not self._storage.readonly:
                 # A reader is not to fail for it: without room or turn the recipe stays unproven.
@@ -171,6 +186,33 @@ class BlobFile(io.RawIOBase):
                     prove(self._storage, self._serial, form)
             if held is not None:
                 yield held
+
+    def _from_copy(self, offset: int) -> Iterator[memoryview] | None:
+        """The bytes from `offset` on from a copy of the blob, if there is one and making them is work."""
+        if self._copies is None or self.row.forms != ("gzip",):
+            return None
+        copy = self._copies.open(self._serial, self.size)
+        if copy is None:
+            return None
+
+        def pieces() -> Iterator[memoryview]:
+            at = offset
+            with contextlib.closing(copy):
+                try:
+                    for piece in copy.pieces(offset):
+                        yield piece
+                        at += len(piece)
+                    return
+                except CorruptError:
+                    self._storage.rawcache.drop(self._serial)
+            yield from pieces_from(self._storage, self.row, at)
+
+        return pieces()
+
+    def _filler(self) -> Filler | None:
+        if self._copies is None or self.row.forms != ("gzip",):
+            return None
+        return self._copies.begin(self._serial, self.size)
 
     def _renew(self) -> None:
         if self._op is None:

@@ -161,13 +161,15 @@ class Operation:
         progress: Callable[[int], None] | None = None,
         limit: int = DEFAULT_LIMIT,
         verify: bool = False,
+        later: bool = False,
     ) -> BlobInfo:
         """Stores a blob; durable, and held by the session, when it returns.
 
         A digest that is known is answered without reading, unless `verify` asks to compare all the
         same. Digest and size are verified while the source is read; what was read of it is dropped
         on any error. Raises DigestMismatchError, StoreFullError, and with `strict`
-        InvalidInputError for a layer that does not decode."""
+        InvalidInputError for a layer that does not decode. `later`: it will be optimized, gzip data is
+        not to be looked into before."""
         for name in (*aliases, *((diff_id,) if diff_id else ()), *((digest,) if digest else ())):
             parse(name)
         wanted = Wanted(
@@ -180,6 +182,7 @@ class Operation:
             strict,
             layer=diff_id is not None or is_layer(media_type),
             limit=limit,
+            later=later,
         )
         if digest is None:
             return self._store(source, wanted, edges, progress)
@@ -215,8 +218,7 @@ class Operation:
             return None
         if not self.op.hold((serial,)):
             return None
-        look = wanted.layer and (wanted.inspect or wanted.strict)
-        if look and row.raw is not None and not row.inspected:
+        if wanted.looks("gzip") and row.raw is not None and not row.inspected:
             self._look(digest, serial, row, wanted)
         problem = row.problem
         if wanted.diff_id is not None and row.diff_id is not None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 KIB = 1 << 10
 MIB = 1 << 20
 _KLAUSPOST_WINDOWS = {4 * MIB: "fastest", 8 * MIB: "default", 16 * MIB: "better", 32 * MIB: "best"}
-"""Windows of klauspost/compress by its levels. libzstd has 512 KiB to 2 MiB at levels 1 to 8, 4 MiB from
-9 on, and tells the content's size where it knows it."""
+"""Windows of klauspost/compress by its levels. libzstd has 512 KiB to 2 MiB at levels 1 to 8, 4 MiB
+from 9 on, and tells the content's size where it knows it."""
 
 
 def likely_encoder(start: bytes, end: bytes = b"") -> str:

@@ -2,10 +2,10 @@
 takes the place of the file, once it is proven.
 
 One pass over a blob: it is decoded to spans; the content goes through the usual way in, where what is
-known is only named; the spans are analysed side by side in the pool, with the model of an encoder that the
-first two of them were probed for. Content and recipe are committed together. Then the blob is made again
-from what was committed, through the ordinary reader; if its digest is right, the raw form goes, in one
-transaction (rule 20). Stopped anywhere, the blob is as it was, or has both forms.
+known is only named; the spans are analysed side by side in the pool, with the model of an encoder that
+the first two of them were probed for. Content and recipe are committed together. Then the blob is made
+again from what was committed, through the ordinary reader; if its digest is right, the raw form goes, in
+one transaction (rule 20). Stopped anywhere, the blob is as it was, or has both forms.
 
 What cannot be made again stays raw, and its row says why; it is not tried again with the same models.
 Memory: a span for each core and two more (up to 35 MB each), whatever the size of the blob.

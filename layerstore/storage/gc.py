@@ -73,6 +73,7 @@ def collect(
             complete = run.everything(max_repack_size, aggressive)
         except StoreFullError:
             # The disk is full: open the reserve, delete first, copy nothing (rule 23).
+            storage.rawcache.shrink(0)
             with reserve.opened(storage):
                 complete = run.everything(0, False)
         reserve.ensure(storage)
@@ -148,6 +149,7 @@ class _Run:
         before = self._allocated()
         self._tell("reclaim", 0, 1)
         reclaim.reclaim_raws(storage)
+        swept = storage.rawcache.sweep(storage)
         reclaim.reclaim_packs(storage)
         uploads.reclaim(storage)
         copies = unpacked.reclaim(storage, aggressive=aggressive)
@@ -156,7 +158,7 @@ class _Run:
             max(0, self.start_bytes - self._allocated())
             if done
             else max(0, before - self._allocated())
-        ) + copies
+        ) + (copies + swept)
         with storage.index.read() as snapshot:
             waiting = storage.condemned(snapshot)
             if waiting is not None:

@@ -448,8 +448,8 @@ def prove(storage: Storage, serial: int, form: GzipForm) -> None:
 
 def drop_raw(storage: Storage, serial: int) -> int:
     """Takes the raw form from a blob whose gzip form is proven and whole, in one transaction, then its
-    file. Returns the bytes that this frees, 0 when the raw form has to stay. Whoever reads the file goes
-    on; whoever was about to looks the blob up again."""
+    file. Returns the bytes that this frees, 0 when the raw form has to stay. Whoever reads the file
+    goes on; whoever was about to looks the blob up again."""
 
     def work(tx: Write) -> tuple[int, int]:
         row = graph.blob_row(tx, serial)

@@ -39,7 +39,7 @@ def reclaim_raws(storage: Storage) -> int:
 
 
 def reclaim_raw(storage: Storage, serial: int) -> int:
-    """Unlinks one raw file, unless somebody writes it or a row names it. Returns the bytes given back."""
+    """Unlinks one raw file, unless somebody writes it or a row names it. Returns the bytes freed."""
     path = storage.raws.path(serial)
     lock = FileLock(path)
     if not lock.try_acquire(create=False):
