@@ -407,7 +407,7 @@ class _Work:
         if form.recipe is None:
             return f"layerstore {form.level}"
         recipe = recipes.Recipe.from_bytes(self._storage.chunks.read_stream(form.recipe))
-        return recipes.describe(recipe.model)
+        return recipe.model.name
 
 
 class _Analysis:
@@ -429,7 +429,7 @@ class _Analysis:
         self._likely = likely
         self._size = size
         self._allowed = limits.allowed(size)
-        self._decoder = recipes.Decoder(FIRST_SPAN, workers)
+        self._decoder = recipes.Decoder(FIRST_SPAN)
         self._spans: deque[recipes.Span] = deque()
         """Decoded, and not handed to the pool yet."""
         self._busy: deque[tuple[recipes.Span, Future[bytes | None]]] = deque()
@@ -491,6 +491,8 @@ class _Analysis:
                 total = least if cost is None else total + len(cost)
             if cost is not None and (best is None or total < least):
                 best, least = model, total
+                if total <= recipes.ENOUGH:
+                    break
         if best is None:
             raise _GivenUp("no model of an encoder fits it", self._likely, -1)
         self._recipe = recipes.Recipe(best)
@@ -515,7 +517,7 @@ class _Analysis:
 
     def _too_much(self) -> _GivenUp:
         assert self._recipe is not None
-        name = recipes.describe(self._recipe.model)
+        name = self._recipe.model.name
         share = 100 * self._cost / max(1, self._size)
         return _GivenUp(
             f"corrections would take more than {share:.1f} % of it (nearest: {name})",
