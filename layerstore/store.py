@@ -412,8 +412,8 @@ class Store:
         """Takes one image, or with `all` every image of a transport (`oci:`, `oci-archive:`,
         `docker-archive:`). `strict` refuses layers that do not decode or do not match their diff_id;
         `defer` leaves optimizing compressed layers, and looking into them, for later. A layer that
-        inflates to more than `inflate_limit` bytes (None: 1 TiB) is kept and given back exactly, with a warning; whoever
-        wants what is in it gets LimitError or InvalidInputError."""
+        inflates to more than `inflate_limit` bytes (None: 1 TiB) is kept and given back exactly, with a
+        warning; whoever wants what is in it gets LimitError or InvalidInputError."""
         from .oci.importing import import_images
         from .oci.transports import parse
 

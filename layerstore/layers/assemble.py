@@ -188,7 +188,7 @@ class BlobFile(io.RawIOBase):
                 yield held
 
     def _from_copy(self, offset: int) -> Iterator[memoryview] | None:
-        """The bytes from `offset` on from a copy of the blob, if there is one and making them is work."""
+        """The bytes from `offset` on out of a copy, if there is one and making them is work."""
         if self._copies is None or self.row.forms != ("gzip",):
             return None
         copy = self._copies.open(self._serial, self.size)

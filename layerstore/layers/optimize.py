@@ -4,8 +4,8 @@ takes the place of the file, once it is proven.
 One pass over a blob: it is decoded to spans; the content goes through the usual way in, where what is
 known is only named; the spans are analysed side by side in the pool, with the model of an encoder that
 the first two of them were probed for. Content and recipe are committed together. Then the blob is made
-again from what was committed, through the ordinary reader; if its digest is right, the raw form goes, in
-one transaction (rule 20). Stopped anywhere, the blob is as it was, or has both forms.
+again from what was committed, through the ordinary reader; if its digest is right, the raw form goes,
+in one transaction (rule 20). Stopped anywhere, the blob is as it was, or has both forms.
 
 What cannot be made again stays raw, and its row says why; it is not tried again with the same models.
 Memory: a span for each core and two more (up to 35 MB each), whatever the size of the blob.
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from ..core import recipe as recipes
 from ..core.deflate import LEVELS, PIECE, Encoder
+from ..digest import to_key
 from ..errors import CorruptError, InvalidInputError, LimitError
 from ..storage import graph
 from ..storage.compact import deadline
@@ -216,10 +217,20 @@ class _Work:
         row = self._row
         if not row.inspected:
             self._look()
-            if isinstance(error, InvalidInputError) and row.problem is None:
-                row.inspected, row.problem, row.inner_size = True, reason, -1
-                self._op.learn(self._serial, row)
+        if isinstance(error, InvalidInputError) and is_layer(row.media_type):
+            self._storage.index.update(lambda tx: self._refuse(tx, reason))
+            row.inspected, row.problem, row.inner_size = True, reason, -1
         return Kept(self._likely, reason, -1, models_version())
+
+    def _refuse(self, tx: Write, reason: str) -> None:
+        """What does not decode is no layer, also where an earlier look was content with it."""
+        now = graph.blob_row(tx, self._serial)
+        if now is None or (now.problem is not None and now.inner_size < 0):
+            return
+        if now.diff_id is not None:
+            tx.delete(Table.LAYERS, to_key(now.diff_id) + serial_key(self._serial))
+        now.diff_id, now.inner_size, now.inspected, now.problem = None, -1, True, reason
+        tx.put(Table.BLOBS, serial_key(self._serial), now.to_bytes())
 
     def _look(self) -> None:
         """What is not known of the layer yet: its diff_id, or why it does not decode."""
