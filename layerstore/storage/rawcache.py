@@ -2,10 +2,10 @@
 
 A copy is no form of its blob: no row names it, nothing relies on it, it may go at any moment (rule 20).
 Readers fill the cache as they read a blob whole; a byte budget bounds it, the hottest stay: each read
-of a blob makes it hotter, with time all cool down. Nothing is synced: each copy carries checksums of its
-pieces, keyed with the store's secret and the blob's serial (which is never used twice), so what a crash
-or a stray write left is found out when it is read, and dropped. `raw-cache/SERIAL` is a copy,
-`SERIAL.new` one that is being written, under its lock; FORMAT.md, section 5.
+of a blob makes it hotter, with time all cool down. Nothing is synced: each copy carries checksums of
+its pieces, keyed with the store's secret and the blob's serial (which is never used twice), so what a
+crash or a stray write left is found out when it is read, and dropped. `raw-cache/SERIAL` is a copy,
+`SERIAL.new` one that is being written, under its lock; FORMAT.md, section 5.1.
 """
 
 from __future__ import annotations
