@@ -30,6 +30,8 @@ from . import regenerate
 from .hashpipe import HashPipe
 
 OUT = 2 << 20
+FIRST = 512 << 10
+"""Bytes of the first piece of a tar."""
 LOW = 128 << 10
 """Header stream or marks below which more is fetched: what is left over then is copied."""
 _ZEROS = bytes(OUT)
@@ -163,11 +165,16 @@ class BlobFile(io.RawIOBase):
                     filler.write(piece)
                 if held is not None:
                     yield held
+                    held = None
                 future = hashes.feed(piece)
                 if future is not None:
                     busy.append(future)
-                held = piece
                 done += len(piece)
+                # Only what may be the last is held back.
+                if done < self.size:
+                    yield piece
+                else:
+                    held = piece
                 if done & ((1 << 28) - 1) < len(piece):
                     self._renew()
             got = hashes.digests()[algorithm]
@@ -458,7 +465,9 @@ def _tar_pieces(
         if skipping and not filled and produced + OUT > offset:
             skipping = False
             slices = _Slices(_content(storage, tar.content, taken))
-        slices.fill(OUT)
+        # Less at first: the first byte is waited for.
+        full = OUT if produced else FIRST
+        slices.fill(full)
         out = ring[turn]
         if not filled and len(busy) >= RING - 1:
             busy.pop(0).result()
@@ -471,7 +480,7 @@ def _tar_pieces(
             slices.ready,
             slices.first_offset,
             slices.ended,
-            out[filled:],
+            out[filled:full],
         )
         head = head[result.head_used :]
         mark = mark[result.marks_used :]
@@ -479,7 +488,7 @@ def _tar_pieces(
         taken += before - slices.left
         filled += result.out_len
         over = head_final and mark_final and slices.ended and not result.out_len
-        if filled == OUT or (over and filled):
+        if filled >= full or (over and filled):
             skip = max(0, offset - produced)
             produced += filled
             if skip < filled:

@@ -188,8 +188,13 @@ def followed(
                 extent.content_start - extent.before, extent.content_end + extent.ahead
             )
             busy.append(pool.submit(make, number, stretch, extent.before, size))
-            if number + 1 < count and len(busy) > workers + 1:
+            # Nobody waits for the second span to see the first, nor longer than it takes.
+            while number + 1 < count and (
+                number == first or len(busy) > workers + 1 or (busy and busy[0].done())
+            ):
                 yield busy.popleft().result()
+                if not busy:
+                    break
         while len(busy) > 1:
             yield busy.popleft().result()
         # The content is verified before the last bytes are given.
