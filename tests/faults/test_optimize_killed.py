@@ -18,9 +18,9 @@ from layerstore.storage import graph
 from layerstore.storage.index import Table
 from layerstore.storage.rows import to_number
 
-KILLS = int(os.environ.get("LAYERSTORE_OPTIMIZE_KILLS", "40"))
+KILLS = int(os.environ.get("LAYERSTORE_OPTIMIZE_KILLS", "30"))
 """200 of them take some minutes."""
-BATCH = 8
+BATCH = 4
 """Blobs in the store that are not optimized yet."""
 
 
@@ -28,8 +28,8 @@ def blob_of(number: int) -> bytes:
     """A gzip layer that shares half of its files with others."""
     tar = stores.tar_of(
         {
-            "own": stores.words(number, 120_000),
-            "shared": stores.words(-1 - number % 3, 120_000),
+            "own": stores.words(number, 40_000),
+            "shared": stores.words(-1 - number % 3, 40_000),
         }
     )
     return stores.gzipped(tar)
