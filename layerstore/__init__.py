@@ -25,6 +25,7 @@ if sys.byteorder != "little":
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .cache import Cache
     from .errors import (
         BusyError,
         CancelledError,
@@ -33,11 +34,13 @@ if TYPE_CHECKING:
         InvalidInputError,
         LayerstoreError,
         LimitError,
+        MissingBlobsError,
         NotFoundError,
         PermissionDeniedError,
         StoreFullError,
         UnsupportedError,
     )
+    from .repositories import ManifestInfo, Referrer, Repository, RepositoryUpload
     from .snapshots import Snapshots
     from .store import (
         BlobWriter,
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
         FORMAT_VERSION,
         BlobInfo,
         BundleReport,
+        CacheEntry,
         CheckoutReport,
         CheckReport,
         ConfigChanges,
@@ -83,6 +87,7 @@ _HOMES = {
         "InvalidInputError",
         "LayerstoreError",
         "LimitError",
+        "MissingBlobsError",
         "NotFoundError",
         "PermissionDeniedError",
         "StoreFullError",
@@ -98,11 +103,14 @@ _HOMES = {
         "write_trees",
         "write_upper",
     ),
+    "cache": ("Cache",),
+    "repositories": ("ManifestInfo", "Referrer", "Repository", "RepositoryUpload"),
     "snapshots": ("Snapshots",),
     "values": (
         "FORMAT_VERSION",
         "BlobInfo",
         "BundleReport",
+        "CacheEntry",
         "CheckReport",
         "CheckoutReport",
         "ConfigChanges",
@@ -132,6 +140,8 @@ __all__ = [
     "BlobWriter",
     "BundleReport",
     "BusyError",
+    "Cache",
+    "CacheEntry",
     "CancelledError",
     "CheckReport",
     "CheckoutReport",
@@ -152,12 +162,17 @@ __all__ = [
     "Lease",
     "LeaseInfo",
     "LimitError",
+    "ManifestInfo",
+    "MissingBlobsError",
     "NotFoundError",
     "OptimizeReport",
     "OptimizedBlob",
     "PermissionDeniedError",
     "Progress",
     "Ref",
+    "Referrer",
+    "Repository",
+    "RepositoryUpload",
     "SnapshotInfo",
     "Snapshots",
     "Stats",

@@ -34,6 +34,16 @@ class NotFoundError(LayerstoreError):
     kind = "not-found"
 
 
+class MissingBlobsError(NotFoundError):
+    """A manifest names blobs that its repository does not have: `digests`."""
+
+    kind = "missing-blobs"
+
+    def __init__(self, message: str, digests: tuple[str, ...]) -> None:
+        super().__init__(message, digest=digests[0])
+        self.digests = digests
+
+
 class InvalidInputError(LayerstoreError):
     """Bytes or arguments from outside are not what they should be. `reason` and `offset` say where."""
 

@@ -23,8 +23,10 @@ from .storage.leases import listing
 from .storage.storage import Storage, open_storage
 
 if TYPE_CHECKING:
+    from .cache import Cache
     from .layers.tree import Tree
     from .oci.images import LayerRef
+    from .repositories import Repository
     from .snapshots import Snapshots
     from .storage.uploads import Upload
 
@@ -392,6 +394,24 @@ class Store:
         self._storage.check_usable()
         return self._content.open(digest)
 
+    def repository(self, name: str, *, idle: float = 24 * 3600.0) -> Repository:
+        """A repository of a registry: what may be read under a name. `idle`: seconds that a blob which
+        no manifest names is kept after it was last put, mounted or asked for. Raises
+        InvalidInputError for what is no name."""
+        from .repositories import Repository
+
+        self._storage.check_usable()
+        return Repository(self._content, name, idle)
+
+    def repositories(self, after: str = "", limit: int | None = None) -> list[str]:
+        """Names of the repositories behind `after`, sorted, at most `limit`."""
+        from itertools import islice
+
+        from .storage.repositories import names
+
+        with self._storage.index.read() as snapshot:
+            return list(islice(names(snapshot, after), limit))
+
     def referrers(self, digest: str) -> list[str]:
         """Digests of the manifests whose subject is `digest`."""
         return self._with(lambda op: op.referrers(digest))
@@ -653,6 +673,14 @@ class Store:
         self._storage.check_usable()
         return Snapshots(self._content)
 
+    @property
+    def cache(self) -> Cache:
+        """A builder's step cache: what a step gave, by what it depends on."""
+        from .cache import Cache
+
+        self._storage.check_usable()
+        return Cache(self._content)
+
     def commit(
         self,
         base: str,
@@ -763,12 +791,19 @@ class Store:
         max_time: float | None = None,
         max_repack_size: int | None = None,
         aggressive: bool = False,
+        max_used_space: int | None = None,
+        min_free_space: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> values.GCReport:
         """Frees what no ref, lease or running operation reaches. Others go on meanwhile.
 
-        `max_time` in seconds and `max_repack_size` in bytes bound it; the next one goes on."""
+        `max_time` in seconds and `max_repack_size` in bytes bound it; the next one goes on. While the
+        store takes more than `max_used_space` bytes on disk, or its filesystem has less than
+        `min_free_space` free, it also lets go what could be made again: unpacked layers that no
+        snapshot stands on, then entries of `cache`, least recently used first, and no more than it
+        takes; never refs, leases, snapshots, or what they need."""
         from .storage.gc import collect
+        from .storage.prune import Limits
 
         return collect(
             self._storage,
@@ -776,6 +811,7 @@ class Store:
             max_time=max_time,
             max_repack_size=max_repack_size,
             aggressive=aggressive,
+            limits=Limits(max_used_space, min_free_space),
             progress=progress,
         )
 

@@ -138,8 +138,21 @@ class CheckoutReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """An entry of the step cache: `key` is the hash of its key in hex; what it names; when it was used
+    last, in seconds since the epoch (at most a minute late)."""
+
+    key: str
+    digest: str
+    size: int
+    media_type: str
+    used: float
+
+
+@dataclass(frozen=True, slots=True)
 class GCReport:
-    """What a gc did. `pending_bytes` is dead but still held back by a running operation."""
+    """What a gc did. `pending_bytes` is dead but still held back by a running operation. Of a gc with
+    limits: how many cache entries went, and whether both limits hold now."""
 
     dry_run: bool
     condemned_chunks: int
@@ -148,6 +161,8 @@ class GCReport:
     removed_blobs: int
     seconds: float
     complete: bool = True
+    dropped_entries: int = 0
+    within_limits: bool = True
 
 
 @dataclass(frozen=True, slots=True)

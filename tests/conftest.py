@@ -22,7 +22,11 @@ from layerstore.storage.storage import Storage, open_storage
 NEEDS = {
     "skopeo": "skopeo",
     "umoci": "umoci",
+    "busybox": "busybox-static",
+    "crun": "crun",
+    "podman": "podman",
     "mkfs.ext4": "e2fsprogs",
+    "mkfs.btrfs": "btrfs-progs",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
     "qemu-aarch64-static": "qemu-user-static",
     "root": "",

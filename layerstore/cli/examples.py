@@ -75,6 +75,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "layerstore checkout --uid-map 0:100000:65536 --gid-map 0:100000:65536 app:1.2 rootfs",
         ),
     ),
+    "layerstore serve": (
+        ("a registry for this machine", "layerstore serve --listen 127.0.0.1:5000"),
+        ("its URL as JSON, on any free port", "layerstore --json serve --listen 127.0.0.1:0"),
+    ),
     "layerstore commit": (
         (
             "an overlay's changes on top of a base",
@@ -172,6 +176,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("what would go", "layerstore gc --dry-run"),
         ("the nightly run", "layerstore gc --max-time 10m --max-repack-size 10G"),
         ("all of it, now", "layerstore gc --aggressive"),
+        (
+            "a builder's cache within bounds",
+            "layerstore gc --max-used-space 50G --min-free-space 10G",
+        ),
     ),
     "layerstore check": (
         ("quick", "layerstore check"),

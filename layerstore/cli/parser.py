@@ -627,9 +627,22 @@ VERBS = (
                 "--aggressive",
                 help="get back (nearly) every dead byte, at the price of rewriting more",
             ),
+            _option(
+                "--max-used-space",
+                help="drop cached steps, least recently used first, until the store takes no more",
+                metavar="SIZE",
+                type=arguments.size,
+            ),
+            _option(
+                "--min-free-space",
+                help="the same, until the filesystem has so much free",
+                metavar="SIZE",
+                type=arguments.size,
+            ),
         ),
         "Safe at any time, while others read and write. What a running command may still need is "
-        "counted as pending and goes with a later gc.",
+        "counted as pending and goes with a later gc. The space limits also remove unpacked layers "
+        "that no snapshot stands on; never what images, leases or snapshots need.",
     ),
     Verb(
         "check",
@@ -662,6 +675,34 @@ VERBS = (
         "verbs_maintenance",
         "stats",
         (_flag("--images", help="for each image: bytes held alone, shared, freed if removed"),),
+    ),
+    Verb(
+        "serve",
+        "serve the store as a registry, on this machine",
+        "verbs_serve",
+        "serve",
+        (
+            _option(
+                "--listen",
+                help="where to listen; loopback only (default: 127.0.0.1:5000; port 0: any)",
+                metavar="HOST:PORT",
+                default="127.0.0.1:5000",
+            ),
+            _option(
+                "--idle",
+                help="keep what no manifest names for so long after it was last asked for "
+                "(default: 1d)",
+                metavar="TIME",
+                type=arguments.positive_duration,
+                default=86400.0,
+            ),
+            _flag(
+                "--sparse", help="take manifests of images though blobs that they name are absent"
+            ),
+        ),
+        "Speaks the OCI distribution specification until it is interrupted. Whoever reaches it may "
+        "read and write: it asks nobody who they are, and so listens on loopback only. An image "
+        "APP:TAG of the store is APP:TAG of the registry.",
     ),
     Verb(
         "completion",

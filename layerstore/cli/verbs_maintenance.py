@@ -65,6 +65,8 @@ def gc(context: Context) -> None:
         max_time=args.max_time,
         max_repack_size=args.max_repack_size,
         aggressive=args.aggressive,
+        max_used_space=args.max_used_space,
+        min_free_space=args.min_free_space,
         progress=context.progress,
     )
     context.done()
@@ -78,11 +80,15 @@ def gc(context: Context) -> None:
                 "removed_blobs": report.removed_blobs,
                 "seconds": round(report.seconds, 3),
                 "complete": report.complete,
+                "dropped_entries": report.dropped_entries,
+                "within_limits": report.within_limits,
             }
         )
         return
     freed = "would free" if report.dry_run else "freed"
     blobs = f"{report.removed_blobs} blobs, {report.condemned_chunks} chunks"
+    if report.dropped_entries:
+        blobs = f"{report.dropped_entries} entries of the cache, {blobs}"
     output.line(f"{freed} {human(report.freed_bytes)} ({blobs}), {human_seconds(report.seconds)}")
     if report.pending_bytes:
         output.line(
@@ -91,6 +97,8 @@ def gc(context: Context) -> None:
         )
     if not report.complete:
         output.note("stopped by --max-time or --max-repack-size: the next gc goes on")
+    elif not report.within_limits:
+        output.note("still beyond the limit: images, leases and snapshots need what is left")
 
 
 def check(context: Context) -> int:

@@ -20,7 +20,7 @@ from ..core.recipe import Recipe
 from ..core.split import Joiner
 from ..errors import BusyError, CorruptError, InvalidInputError, NotFoundError, StoreFullError
 from ..storage import graph
-from ..storage.index import Table
+from ..storage.index import Snapshot, Table
 from ..storage.operation import Operation, present, prove, visible
 from ..storage.rawcache import Filler
 from ..storage.reading import Slice
@@ -50,6 +50,7 @@ class BlobFile(io.RawIOBase):
         storage: Storage,
         digest: str,
         op: Operation | None = None,
+        may_read: Callable[[Snapshot], bool] | None = None,
         *,
         remade: bool = False,
     ) -> None:
@@ -66,6 +67,8 @@ class BlobFile(io.RawIOBase):
                 else:
                     # What an operation has found stays until it ends, condemned or not.
                     found = present(op, snapshot, digest)
+                if may_read is not None and not may_read(snapshot):
+                    found = None
             if found is None:
                 raise NotFoundError(f"no blob {digest} in the store", digest=digest)
         except BaseException:

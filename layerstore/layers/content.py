@@ -15,7 +15,7 @@ from typing import BinaryIO
 from ..digest import parse, to_key
 from ..errors import CorruptError, InvalidInputError, LayerstoreError, LimitError, NotFoundError
 from ..storage import graph
-from ..storage.index import Table
+from ..storage.index import Snapshot, Table, Write
 from ..storage.operation import Fenced, Staged, read_ref, visible
 from ..storage.operation import Operation as StorageOperation
 from ..storage.rows import BlobRow, serial_key, to_number
@@ -25,6 +25,7 @@ from .assemble import BlobFile
 from .compress import gzipped, is_our_gzip, zstd_compressed, zstd_maker
 from .inflate import DEFAULT_LIMIT
 from .ingest import Reader, UnprovenError, Wanted, compare, ingest, is_layer, look_inside
+from .landing import Landing
 
 RETRIES = 5
 
@@ -44,9 +45,10 @@ class Content:
         finally:
             op.close()
 
-    def open(self, digest: str) -> BlobFile:
-        """A blob as a binary file. Raises NotFoundError."""
-        return BlobFile(self.storage, digest)
+    def open(self, digest: str, may_read: Callable[[Snapshot], bool] | None = None) -> BlobFile:
+        """A blob as a binary file. Raises NotFoundError, also when `may_read` says no in the snapshot
+        that finds it."""
+        return BlobFile(self.storage, digest, may_read=may_read)
 
     def raw_blobs(self, roots: Iterable[str] | None = None) -> list[BlobInfo]:
         """The blobs that are kept as they came, or still are beside another form, the largest first; of
@@ -288,6 +290,51 @@ class Operation:
                 "put it again",
                 digest=staged.row.digest,
             ) from e
+
+    def land(
+        self,
+        upload: Landing,
+        digest: str | None,
+        media_type: str,
+        also: Callable[[Write, str], None] | None = None,
+    ) -> BlobInfo:
+        """An upload becomes a raw blob, without being written again. `also` goes into the same commit.
+        Raises DigestMismatchError; the upload stays then."""
+        staged, drop = upload.staged(self.op, digest, media_type)
+
+        def work(tx: Write) -> None:
+            drop(tx)
+            if also is not None:
+                also(tx, digest or staged.row.digest)
+
+        try:
+            self.op.commit((staged,), also=work)
+        except BaseException:
+            staged.settle(keep=self._is_named(staged))
+            raise
+        upload.landed()
+        return _info(
+            digest or staged.row.digest,
+            staged.row,
+            new_bytes=staged.row.size if staged.fresh else 0,
+        )
+
+    def put_document(
+        self,
+        data: bytes,
+        digest: str,
+        media_type: str,
+        edges: Sequence[Edge],
+        refs: Mapping[str, Ref],
+        also: Callable[[Write], None],
+    ) -> BlobInfo:
+        """A manifest with its edges and names, and what `also` writes, in one commit. Raises
+        DigestMismatchError, and InvalidInputError for a needed child that is not here."""
+        wanted = Wanted(digest, len(data), media_type, None, (), False, False, layer=False)
+        staged = ingest(self.op, io.BytesIO(data), wanted, None)
+        staged.edges = tuple(edges)
+        self.op.commit((staged,), refs=refs, also=also)
+        return _info(digest, staged.row, new_bytes=self._storage.take_appended())
 
     # ---- compressing --------------------------------------------------------------------------
 

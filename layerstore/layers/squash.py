@@ -4,11 +4,12 @@ Two passes over the layers, lowest first. The first reads headers only and decid
 entry gives it in the end, and what of the layers below has to be hidden. The second writes: whiteouts
 first, then entries in the order of their layers, headers as they are. A file whose own name is gone and
 that lives on under a hard link gets a new header; further names follow it at once as hard links. Memory
-grows with the number of names, not with content.
+grows with the number of names, not with content: packed by folder, about 30 bytes each.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,17 +24,109 @@ if TYPE_CHECKING:
 
 BLOCK = 512
 _LAYER = 40  # bits: a source is its layer's number above the number of its entry
-_DIRECTORY = "d"
-_OTHER = "f"
+_DIRECTORY = 1
+HOT = 50_000
+"""Names of folders that are kept ready, about 170 bytes each; a folder that has more is ready, too."""
+
+
+class Names:
+    """Path to a number below 2^64, odd for a directory. A path is kept as its folder, once, and its
+    last part; folders that were not asked for lately are packed: a name costs its bytes and 9 more."""
+
+    __slots__ = ("_count", "_hot", "_packed")
+
+    def __init__(self) -> None:
+        self._hot: dict[str, dict[str, int]] = {}
+        self._count = 0  # names in them, about
+        self._packed: dict[str, tuple[bytes, array[int]]] = {}
+
+    def _inside(self, folder: str) -> dict[str, int] | None:
+        found = self._hot.get(folder)
+        if found is None and folder in self._packed:
+            if self._count > HOT:
+                self._pack()
+            found = self._hot[folder] = _unpack(*self._packed.pop(folder))
+            self._count += len(found)
+        return found
+
+    def _pack(self) -> None:
+        """All that is in use: what is asked for next comes back."""
+        for folder, inside in self._hot.items():
+            names = "/".join(inside).encode("utf-8", "surrogateescape")
+            self._packed[folder] = names, array("Q", inside.values())
+        self._hot = {}
+        self._count = 0
+
+    def get(self, path: str) -> int | None:
+        folder, _, base = path.rpartition("/")
+        inside = self._inside(folder)
+        return None if inside is None else inside.get(base)
+
+    def __contains__(self, path: str) -> bool:
+        return self.get(path) is not None
+
+    def put(self, path: str, value: int) -> None:
+        folder, _, base = path.rpartition("/")
+        inside = self._inside(folder)
+        if inside is None:
+            if self._count > HOT:
+                self._pack()
+            inside = self._hot[folder] = {}
+        inside[base] = value
+        self._count += 1
+
+    def pop(self, path: str) -> None:
+        folder, _, base = path.rpartition("/")
+        inside = self._inside(folder)
+        if inside is not None and inside.pop(base, None) is not None and not inside:
+            del self._hot[folder]
+
+    def items(self) -> Iterator[tuple[str, int]]:
+        """All of them. Nothing may be asked or changed meanwhile."""
+        self._pack()
+        for folder, packed in self._packed.items():
+            yield from _paths(folder, _unpack(*packed))
+
+    def drain(self) -> Iterator[tuple[str, int]]:
+        """All items; what was given is forgotten."""
+        self._pack()
+        while self._packed:
+            folder, packed = self._packed.popitem()
+            yield from _paths(folder, _unpack(*packed))
+
+    def hide(self, gone: set[str], emptied: set[str]) -> None:
+        """See `_hide`."""
+        root = self.get("")
+        for table in (self._hot, self._packed):
+            for folder in list(table):
+                if "" in emptied or _below(folder, gone, emptied):
+                    del table[folder]
+        if root is not None:
+            self.put("", root)
+        for path in gone:
+            self.pop(path)
+
+
+def _unpack(names: bytes, values: array[int]) -> dict[str, int]:
+    parts = names.decode("utf-8", "surrogateescape").split("/")
+    return dict(zip(parts, values, strict=True))
+
+
+def _paths(folder: str, inside: dict[str, int]) -> Iterator[tuple[str, int]]:
+    start = f"{folder}/" if folder else ""
+    for base, value in inside.items():
+        yield start + base, value
 
 
 @dataclass(slots=True)
 class Plan:
-    """What the layers are together. `names`: path to (source, kind); a source is an entry that has a
-    header of its own. `outside`: hard links to files of the layers below, path to link name. `implied`:
-    names that have something below them, or had."""
+    """What the layers are together. `names`: path to twice the source, plus one for a directory; a
+    source is an entry that has a header of its own. `further`: source to paths that hard links gave it
+    (some may have become something else since). `outside`: hard links to files of the layers below,
+    path to link name. `implied`: names that have something below them, or had."""
 
-    names: dict[str, tuple[int, str]] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
+    further: dict[int, list[str]] = field(default_factory=dict)
     outside: dict[str, str] = field(default_factory=dict)
     white: set[str] = field(default_factory=set)
     opaque: set[str] = field(default_factory=set)
@@ -48,11 +141,8 @@ def squash(content: Content, digests: Sequence[str], below: Sequence[str] = ()) 
         _apply(plan, number, scan_layer(content, digest), digest)
     _settle(plan, Tree(content, below) if below else None)
     yield from _whiteouts(plan)
-    links: dict[int, list[str]] = {}
-    for path, (source, _) in plan.names.items():
-        links.setdefault(source, []).append(path)
     for number, digest in enumerate(digests):
-        yield from _write(content, digest, number, plan, links)
+        yield from _write(content, digest, number, plan)
     for path in sorted(plan.outside):
         yield header(_raw(path), b"1", link=_raw(plan.outside[path]))
     yield bytes(2 * BLOCK)
@@ -67,7 +157,7 @@ def _raw(name: str) -> bytes:
 
 def _apply(plan: Plan, number: int, entries: Iterable[TarEntry], digest: str) -> None:
     """One more layer on top. Its whiteouts hide what is below it, never its own entries."""
-    own: dict[str, tuple[int, str]] = {}
+    own = Names()
     links: dict[str, str] = {}
     white: set[str] = set()
     opaque: set[str] = set()
@@ -93,7 +183,7 @@ def _apply(plan: Plan, number: int, entries: Iterable[TarEntry], digest: str) ->
             directory = entry.type == "5" or (entry.type in "07\0" and entry.name.endswith(b"/"))
             # The last entry of a name wins.
             links.pop(path, None)
-            own[path] = ((number << _LAYER) + at, _DIRECTORY if directory else _OTHER)
+            own.put(path, 2 * ((number << _LAYER) + at) + directory)
             if entry.type == "1":
                 links[path] = clean(text(entry.linkname)) or ""
     _hide(plan, white, opaque)
@@ -109,23 +199,26 @@ def _hide(plan: Plan, gone: set[str], emptied: set[str]) -> None:
         return
 
     def hidden(path: str) -> bool:
-        if path in gone:
+        if path in gone or ("" in emptied and path):
             return True
-        if "" in emptied and path:
-            return True
-        while path:
-            path = path.rpartition("/")[0]
-            if path in gone or path in emptied:
-                return True
-        return False
+        return bool(path) and _below(path.rpartition("/")[0], gone, emptied)
 
-    plan.names = {p: v for p, v in plan.names.items() if not hidden(p)}
+    plan.names.hide(gone, emptied)
     plan.outside = {p: v for p, v in plan.outside.items() if not hidden(p)}
     plan.white = {p for p in plan.white if not hidden(p)}
     plan.opaque = {p for p in plan.opaque if not hidden(p)}
 
 
-def _link(plan: Plan, own: dict[str, tuple[int, str]], links: dict[str, str]) -> None:
+def _below(folder: str, gone: set[str], emptied: set[str]) -> bool:
+    """Whether a folder, or one that it is in, is gone or emptied."""
+    while folder:
+        if folder in gone or folder in emptied:
+            return True
+        folder = folder.rpartition("/")[0]
+    return False
+
+
+def _link(plan: Plan, own: Names, links: dict[str, str]) -> None:
     """Hard links become further names of the file that they lead to."""
     for path in links:
         at = path
@@ -133,34 +226,36 @@ def _link(plan: Plan, own: dict[str, tuple[int, str]], links: dict[str, str]) ->
             if at not in links:
                 break
             at = links[at]
-        found = own.get(at) or plan.names.get(at)
+        found = own.get(at)
+        found = plan.names.get(at) if found is None else found
         if found is not None and at not in links:
-            own[path] = found
+            own.put(path, found)
+            plan.further.setdefault(found >> 1, []).append(path)
         else:
-            del own[path]
+            own.pop(path)
             plan.outside[path] = plan.outside.get(at, at)
-            plan.names.pop(path, None)
+            plan.names.pop(path)
 
 
-def _cover(plan: Plan, own: dict[str, tuple[int, str]]) -> None:
+def _cover(plan: Plan, own: Names) -> None:
     """Lays a layer's own names over those below."""
     replaced = {
         path
-        for path, (_, kind) in own.items()
-        if kind != _DIRECTORY
-        and (path in plan.implied or plan.names.get(path, (0, ""))[1] == _DIRECTORY)
+        for path, value in own.items()
+        if not value & _DIRECTORY
+        and (path in plan.implied or (plan.names.get(path) or 0) & _DIRECTORY)
     }
     replaced |= {p for p in plan.outside if p in plan.names}
     if replaced:
         _hide(plan, replaced, set())
-    for path, (source, kind) in own.items():
+    for path, value in own.drain():
         plan.outside.pop(path, None)
-        if kind == _DIRECTORY:
+        if value & _DIRECTORY:
             _open(plan, path)
         else:
             plan.white.discard(path)
             plan.opaque.discard(path)
-        plan.names[path] = (source, kind)
+        plan.names.put(path, value)
         _parents(plan, path)
     for path in (*plan.outside, *plan.white, *plan.opaque):
         _parents(plan, path)
@@ -182,8 +277,8 @@ def _open(plan: Plan, path: str) -> None:
         plan.white.discard(path)
         plan.opaque.add(path)
     old = plan.names.get(path)
-    if (old is not None and old[1] != _DIRECTORY) or path in plan.outside:
-        plan.names.pop(path, None)
+    if (old is not None and not old & _DIRECTORY) or path in plan.outside:
+        plan.names.pop(path)
         plan.outside.pop(path, None)
         plan.opaque.add(path)
 
@@ -198,7 +293,8 @@ def _settle(plan: Plan, below: Tree | None) -> None:
     parents: set[str] = set()
     for found in below.entries():
         path = clean(found.entry.path) or ""
-        there.add(path)
+        if path in plan.white:
+            there.add(path)
         while path:
             path = path.rpartition("/")[0]
             if path in parents:
@@ -254,9 +350,7 @@ class _Stream:
             pass
 
 
-def _write(
-    content: Content, digest: str, number: int, plan: Plan, links: dict[int, list[str]]
-) -> Iterator[bytes]:
+def _write(content: Content, digest: str, number: int, plan: Plan) -> Iterator[bytes]:
     """What of one layer is left."""
     with content.open(digest) as blob:
         start = blob.read(8) or b""
@@ -265,11 +359,16 @@ def _write(
         stream = _Stream(blob.chunks() if kind is None else inflate(blob.chunks(), kind))
         for at, entry in enumerate(scan_layer(content, digest)):
             source = (number << _LAYER) + at
-            names = links.get(source)
+            own = clean(text(entry.name))
+            candidates = plan.further.get(source, [])
+            names = {
+                name
+                for name in (candidates if own is None else [own, *candidates])
+                if (value := plan.names.get(name)) is not None and value >> 1 == source
+            }
             if not names:
                 continue
-            own = clean(text(entry.name))
-            first = own if own in names else min(names, key=_raw)
+            first = own if own is not None and own in names else min(names, key=_raw)
             stream.skip_to(entry.header_offset)
             yield from _entry(stream, entry, first, renamed=first != own)
             for name in sorted(names, key=_raw):

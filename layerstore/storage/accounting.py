@@ -23,7 +23,7 @@ from ..values import ImageCost, Stats
 from . import graph, unpacked
 from .foresight import Foresight
 from .index import Snapshot, Table
-from .mark import Marker, all_places, blob_runs
+from .mark import Marker, all_places, blob_runs, pinned
 from .rows import BlobRow, Place, RawRow, Runs, serial_key, to_number
 
 if TYPE_CHECKING:
@@ -147,10 +147,16 @@ def unpacked_bytes(storage: Storage) -> int:
     return total + (directory_bytes(changes) if os.path.isdir(changes) else 0)
 
 
+def used_bytes(storage: Storage, copies: int | None = None) -> int:
+    """What the store takes on disk; `copies`: what of it unpacked layers and snapshots do, if known."""
+    known = unpacked_bytes(storage) if copies is None else copies
+    return known + directory_bytes(storage.path, (unpacked.LAYERS, unpacked.CHANGES))
+
+
 def stats(storage: Storage, *, per_image: bool) -> Stats:
     """See `Store.stats`."""
     copies = unpacked_bytes(storage)
-    total = copies + directory_bytes(storage.path, (unpacked.LAYERS, unpacked.CHANGES))
+    total = used_bytes(storage, copies)
     packs = directory_bytes(storage.packs.directory)
     raw = directory_bytes(storage.raws.directory)
     cached = storage.rawcache.directory
@@ -248,7 +254,8 @@ def _images(
     """Per image: alone, shared, freed if removed. And in all: alone, and shared counted once.
 
     An image is a target; several names of one target share it, and removing one of them frees
-    nothing. What leases hold nobody can remove: it counts as shared, also where no image needs it."""
+    nothing. What leases, snapshots and cache entries keep stays: it counts as shared, also where no
+    image needs it."""
     names: dict[str, int] = {}
     targets: dict[int, set[int]] = {}
     for key, value in snapshot.items(Table.REFS):
@@ -259,7 +266,7 @@ def _images(
         names[key.decode()] = to_number(found)
     for target in set(names.values()):
         targets[target] = graph.closure(snapshot, (target,))
-    held = _held_elsewhere(storage, snapshot)
+    held = pinned(storage, snapshot)
     # Twice, so that it is shared even if it is nobody else's.
     users: dict[int, int] = defaultdict(int, dict.fromkeys(held, 2))
     for reached in targets.values():
@@ -326,14 +333,3 @@ def _images(
             if row is not None:
                 all_shared += costs.raw(row)
     return tuple(result), int(all_alone), int(all_shared)
-
-
-def _held_elsewhere(storage: Storage, snapshot: Snapshot) -> set[int]:
-    """What leases keep, whatever is untagged."""
-    from .leases import held_serials
-    from .mark import live_leases
-
-    out: set[int] = set()
-    for lease in live_leases(storage, snapshot):
-        out |= graph.closure(snapshot, held_serials(snapshot, lease))
-    return out

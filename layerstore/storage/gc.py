@@ -16,7 +16,19 @@ from collections.abc import Callable
 from ..core.runs import RunArray
 from ..errors import BusyError, CorruptError, StoreFullError, UnsupportedError
 from ..values import GCReport, Progress, ProgressCallback
-from . import blocks, compact, graph, placing, reclaim, reserve, sessions, unpacked, uploads
+from . import (
+    blocks,
+    compact,
+    graph,
+    placing,
+    prune,
+    reclaim,
+    repositories,
+    reserve,
+    sessions,
+    unpacked,
+    uploads,
+)
 from .condemned import Condemned, CondemnedFiles
 from .graph import remove_blob
 from .index import Snapshot, Table, Write
@@ -40,6 +52,7 @@ from .storage import Storage
 
 BLOB_SLICE = 500
 NUMBER_SLICE = 4096
+NO_LIMITS = prune.Limits()
 CHECKPOINT_AT = 1 << 20
 """The metadata pack is cut when it has grown by this much, and by half of what it holds."""
 
@@ -51,6 +64,7 @@ def collect(
     max_time: float | None = None,
     max_repack_size: int | None = None,
     aggressive: bool = False,
+    limits: prune.Limits = NO_LIMITS,
     progress: ProgressCallback | None = None,
 ) -> GCReport:
     """Runs a collector; see `Store.gc`. Raises BusyError when another one runs, CorruptError (and
@@ -59,9 +73,10 @@ def collect(
     if storage.readonly and not dry_run:
         raise UnsupportedError(f"the store at {storage.path} is open for reading only")
     started = time.monotonic()
-    run = _Run(storage, compact.deadline(max_time), progress)
+    stop = compact.deadline(max_time)
+    run = _Run(storage, stop, progress)
     if dry_run:
-        return run.estimate(started, aggressive)
+        return run.estimate(started, aggressive, limits)
     lock = FileLock(os.path.join(storage.path, "gc", "lock"))
     if not lock.try_acquire():
         lock.acquire(
@@ -71,11 +86,13 @@ def collect(
     try:
         try:
             complete = run.everything(max_repack_size, aggressive)
+            complete, lacking = _shrink(run, limits, complete, max_repack_size)
         except StoreFullError:
             # The disk is full: open the reserve, delete first, copy nothing (rule 23).
             storage.rawcache.shrink(0)
             with reserve.opened(storage):
                 complete = run.everything(0, False)
+                complete, lacking = _shrink(run, limits, complete, 0)
         reserve.ensure(storage)
     finally:
         lock.release()
@@ -87,7 +104,28 @@ def collect(
         run.removed_blobs,
         time.monotonic() - started,
         complete,
+        run.dropped,
+        lacking <= 0,
     )
+
+
+def _shrink(
+    run: _Run, limits: prune.Limits, complete: bool, budget: int | None
+) -> tuple[bool, int]:
+    """Drops what `prune` chooses until the limits hold, or nothing is left to drop, or the time is
+    over. Returns whether it came to its end, and the bytes that are still too many."""
+    lacking = limits.lacking(run.storage)
+    # What is dead already goes first, to the last byte.
+    if lacking > 0 and complete:
+        complete = run.everything(budget, True, copies=False)
+        lacking = limits.lacking(run.storage)
+    factor = 1
+    # While an older operation holds deletion back, more entries would only be lost for nothing.
+    while lacking > 0 and complete and not run.waiting and run.let_go(lacking * factor):
+        complete = run.everything(budget, True, copies=False)
+        lacking = limits.lacking(run.storage)
+        factor *= 2
+    return complete, lacking
 
 
 class _Run:
@@ -96,7 +134,7 @@ class _Run:
     def __init__(
         self, storage: Storage, stop: Callable[[], bool], progress: ProgressCallback | None
     ) -> None:
-        self._storage = storage
+        self.storage = storage
         self._stop = stop
         self._began = False
         self._progress = progress
@@ -104,6 +142,8 @@ class _Run:
         self.removed_blobs = 0
         self.freed = 0
         self.pending = 0
+        self.dropped = 0
+        self.waiting = False
 
     def _tell(self, stage: str, done: int, total: int, unit: str = "blobs") -> None:
         if self._progress is not None:
@@ -115,9 +155,24 @@ class _Run:
         began, self._began = self._began, True
         return began and self._stop()
 
-    def everything(self, budget: int | None, aggressive: bool) -> bool:
-        """All phases; False when time or the budget ended it early."""
-        storage = self._storage
+    def let_go(self, lacking: int) -> bool:
+        """Lets unpacked layers and cache entries go that are estimated to be worth so many bytes; False
+        if there was nothing."""
+        storage = self.storage
+        with storage.index.read() as snapshot:
+            chains = prune.spare_copies(storage, snapshot, lacking)
+        freed = prune.drop_copies(storage, chains)
+        self.freed += freed
+        with storage.index.read() as snapshot:
+            found = prune.choose(prune.victims(storage, snapshot), lacking - freed)
+        gone = prune.drop(storage, found)
+        self.dropped += gone
+        return bool(freed or gone)
+
+    def everything(self, budget: int | None, aggressive: bool, *, copies: bool = True) -> bool:
+        """All phases; False when time or the budget ended it early. Unless `copies`, unpacked layers
+        go only with what they were made from, aggressive or not."""
+        storage = self.storage
         storage.index.clear_readers()
         self._bury_dead()
         # Twice at most: an older condemned set that was waiting goes first, then what is dead now.
@@ -152,15 +207,17 @@ class _Run:
         swept = storage.rawcache.sweep(storage)
         reclaim.reclaim_packs(storage)
         uploads.reclaim(storage)
-        copies = unpacked.reclaim(storage, aggressive=aggressive)
+        unpacked_bytes = unpacked.reclaim(storage, aggressive=aggressive and copies)
         self._sweep()
-        self.freed = (
+        self.freed += (
             max(0, self.start_bytes - self._allocated())
             if done
             else max(0, before - self._allocated())
-        ) + (copies + swept)
+        ) + (unpacked_bytes + swept)
+        self.pending = 0
         with storage.index.read() as snapshot:
             waiting = storage.condemned(snapshot)
+            self.waiting = waiting is not None
             if waiting is not None:
                 self.pending = self._cost(snapshot, waiting.runs, waiting.blobs)
         self._checkpoint()
@@ -168,7 +225,7 @@ class _Run:
 
     def _allocated(self) -> int:
         """What packs and raw files take on disk."""
-        storage = self._storage
+        storage = self.storage
         total = 0
         for root in (storage.packs.directory, storage.raws.directory):
             for folder, _, names in os.walk(root):
@@ -183,7 +240,7 @@ class _Run:
 
     def _bury_dead(self) -> None:
         """Deletes the rows of sessions whose process is gone, and of leases that have expired."""
-        storage = self._storage
+        storage = self.storage
         self.start_bytes = self._allocated()
         folder = os.path.join(storage.path, "sessions")
         _, dead = sessions.live(folder)
@@ -202,13 +259,14 @@ class _Run:
             self._drop_lease(key)
         for key in older:
             storage.index.update(lambda tx, key=key: restart(tx, key))  # type: ignore[misc]
+        repositories.expire(storage)
 
     def _owner_lives(self, lease: bytes, value: bytes) -> bool:
         session = session_of(lease, value)
-        return session is None or session_alive(self._storage, session)
+        return session is None or session_alive(self.storage, session)
 
     def _drop_lease(self, lease: bytes) -> None:
-        while not self._storage.index.update(lambda tx: drop(tx, lease, limit=8192)):
+        while not self.storage.index.update(lambda tx: drop(tx, lease, limit=8192)):
             pass
 
     def _candidates(self, snapshot: Snapshot) -> tuple[Runs, set[int]]:
@@ -223,7 +281,7 @@ class _Run:
 
     def _condemn(self) -> bool:
         """Marks and condemns; False if nothing is dead."""
-        storage = self._storage
+        storage = self.storage
         with storage.index.read() as snapshot:
             self._verify_sums(snapshot)
             numbers, blobs = self._candidates(snapshot)
@@ -251,19 +309,19 @@ class _Run:
         return True
 
     def _verify_sums(self, snapshot: Snapshot) -> None:
-        wrong = self._storage.index.sums_match(snapshot)
+        wrong = self.storage.index.sums_match(snapshot)
         if wrong is not None:
             raise CorruptError(
                 f"the index table {wrong.name.lower()} has lost or gained rows: nothing is deleted; "
                 "run `layerstore check --rebuild-index`",
-                where=self._storage.index.path,
+                where=self.storage.index.path,
             )
 
     # ---- deleting -----------------------------------------------------------------------------
 
     def _delete(self, condemned: Condemned) -> bool:
         """Deletes what is still condemned; False if an older operation or the time holds it back."""
-        storage = self._storage
+        storage = self.storage
         epochs, _ = sessions.live(os.path.join(storage.path, "sessions"))
         if min(epochs.values(), default=sessions.IDLE) < condemned.sequence:
             return False
@@ -316,7 +374,7 @@ class _Run:
 
     def _delete_files(self, condemned: Condemned) -> None:
         """File rows that name a condemned number."""
-        storage = self._storage
+        storage = self.storage
         start = b""
         while True:
             doomed: list[bytes] = []
@@ -353,7 +411,7 @@ class _Run:
     def _delete_chunk_rows(self, tx: Write, place: Place) -> None:
         """The ids stand in the block's header; where that is damaged the rows stay, and are passed
         over by look-ups since their number has no place."""
-        storage = self._storage
+        storage = self.storage
         try:
             head = blocks.parse(
                 storage.secret, storage.packs.read(place.pack, place.offset, place.head)
@@ -371,7 +429,7 @@ class _Run:
     def _sweep(self) -> None:
         """Unlinks what crashed collectors left: condemned sets that no row names, files that were
         never finished. Only a collector makes such files, and we hold its lock."""
-        storage = self._storage
+        storage = self.storage
         with storage.index.read() as snapshot:
             named = storage.condemned(snapshot)
         keep = "" if named is None else os.path.basename(storage.condemned_files.path(named.number))
@@ -403,9 +461,9 @@ class _Run:
                 total += RawRow.parse(value).size if value is not None else 0
         return int(total)
 
-    def estimate(self, started: float, aggressive: bool) -> GCReport:
+    def estimate(self, started: float, aggressive: bool, limits: prune.Limits) -> GCReport:
         """What a run would do, without doing any of it."""
-        storage = self._storage
+        storage = self.storage
         with storage.index.read() as snapshot:
             numbers, blobs = self._candidates(snapshot)
             marker = Marker(storage, numbers)
@@ -415,6 +473,14 @@ class _Run:
             cost += reclaim.leftovers(storage, snapshot)
             copies = unpacked.dead(storage, snapshot, aggressive=aggressive, gone=dead)
             cost += sum(row.size for row in copies)
+            lacking = limits.lacking(storage) - cost
+            dropped = 0
+            if lacking > 0:
+                goes = prune.foresee(storage, snapshot, lacking, {row.chain for row in copies})
+                dropped = goes.entries
+                runs, dead = goes.runs, goes.blobs
+                cost += goes.bytes
+                lacking -= goes.bytes
         return GCReport(
             True,
             sum(count for _, count in runs),
@@ -422,6 +488,9 @@ class _Run:
             0,
             len(dead),
             time.monotonic() - started,
+            True,
+            dropped,
+            lacking <= 0,
         )
 
     # ---- the metadata pack --------------------------------------------------------------------
@@ -429,7 +498,7 @@ class _Run:
     def _checkpoint(self) -> None:
         """Starts a new metadata pack, writes all rows up to here into a checkpoint, names it, and
         only then unlinks what is older (rule 16)."""
-        storage = self._storage
+        storage = self.storage
         with storage.index.read() as snapshot:
             at = snapshot.position
             kept = snapshot.meta(b"checkpoint_bytes")

@@ -56,6 +56,8 @@ class Table(IntEnum):
     SEEN = 16  # directories that were diffed -> the layer, and where files lie in it
     UNPACKED = 17  # chain id -> the directory of an unpacked layer
     SNAPSHOTS = 18  # key of a snapshot -> its directory, and what it keeps
+    CACHE = 19  # hash of a key -> a builder's step: digest, last use
+    MEMBERS = 20  # repository, digest -> what may be read there
 
 
 # Not in the journal: made again from the packs (FILES and SEEN are mere short cuts).
@@ -64,7 +66,7 @@ UNLOGGED = frozenset((Table.CHUNKS, Table.FILES, Table.BLOCKS, Table.SEEN))
 UNSEALED = frozenset((Table.CHUNKS,))
 # Younger than format 1: a store that nobody has written to since has none of them, which is as good as
 # empty ones.
-LATER = frozenset((Table.SEEN, Table.UNPACKED, Table.SNAPSHOTS))
+LATER = frozenset((Table.SEEN, Table.UNPACKED, Table.SNAPSHOTS, Table.CACHE, Table.MEMBERS))
 # A row lost here could make gc delete something that is alive.
 COUNTED = (
     Table.BLOCKS,
@@ -78,6 +80,8 @@ COUNTED = (
     Table.HOLDS,
     Table.RAWS,
     Table.SNAPSHOTS,
+    Table.CACHE,
+    Table.MEMBERS,
 )
 SEAL = 8
 MAX_KEYS = 16_384  # keys one transaction may touch (rule 12); callers slice

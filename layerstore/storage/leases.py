@@ -45,7 +45,12 @@ def create_session(tx: Write, lease: bytes) -> None:
 
 
 def _row(kind: str, ttl: float | None) -> bytes:
-    return dump({"kind": kind, "ttl": ttl, "boot": boot_id(), "since": boot_time()})
+    return dump({"kind": kind, **stamp(ttl)})
+
+
+def stamp(ttl: float | None) -> dict[str, object]:
+    """The members of a row that say until when it counts: `ttl` seconds from now."""
+    return {"ttl": ttl, "boot": boot_id(), "since": boot_time()}
 
 
 def touch(tx: Write, lease: bytes) -> bool:

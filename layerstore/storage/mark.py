@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ..core.runs import Bitmap, RunArray
-from ..digest import to_key
+from ..digest import from_key, to_key
 from ..errors import CorruptError
-from . import graph, unpacked
+from . import cache, graph, repositories, unpacked
 from .index import Snapshot, Table
 from .leases import expired, held_serials, session_of
 from .locks import FileLock
@@ -42,8 +42,9 @@ def live_leases(storage: Storage, snapshot: Snapshot) -> Iterator[bytes]:
             yield key
 
 
-def roots(storage: Storage, snapshot: Snapshot) -> set[int]:
-    """The blobs that refs, live leases and snapshots name. Raises CorruptError for a ref to nothing."""
+def roots(storage: Storage, snapshot: Snapshot, *, without: Collection[bytes] = ()) -> set[int]:
+    """The blobs that refs, live leases, snapshots, repositories and cache entries (but some: `without`)
+    name. Raises CorruptError for what names nothing."""
     out: set[int] = set()
     for name, value in snapshot.items(Table.REFS):
         digest = json.loads(value)["digest"]
@@ -68,7 +69,43 @@ def roots(storage: Storage, snapshot: Snapshot) -> set[int]:
                 digest=row.manifest,
             )
         out.add(to_number(serial))
+    for key, entry in cache.entries(snapshot):
+        if key in without:
+            continue
+        target = graph.serial_of(snapshot, entry.digest)
+        if target is None:
+            raise CorruptError(
+                f"cache entry {key.hex()} names {entry.digest}, which is not in the index: "
+                "nothing is deleted; run `layerstore check`",
+                digest=entry.digest,
+            )
+        out.add(target)
+    for repository, digest_key in repositories.keys(snapshot):
+        serial = snapshot.get(Table.DIGESTS, digest_key)
+        if serial is None:
+            raise CorruptError(
+                f"repository {repository} has {from_key(digest_key)}, which is not in the index: "
+                "nothing is deleted; run `layerstore check`",
+                digest=from_key(digest_key),
+            )
+        out.add(to_number(serial))
     return out
+
+
+def pinned(storage: Storage, snapshot: Snapshot, *, cached: bool = True) -> set[int]:
+    """What live leases, snapshots, repositories and cache entries keep, whatever is untagged; passes
+    over blobs that are missing."""
+    start: set[int] = set()
+    for lease in live_leases(storage, snapshot):
+        start.update(held_serials(snapshot, lease))
+    named = [row.manifest for row in unpacked.snapshots(snapshot) if row.manifest is not None]
+    named += [from_key(key) for _, key in repositories.keys(snapshot)]
+    named += [row.digest for _, row in cache.entries(snapshot)] if cached else []
+    for digest in named:
+        serial = graph.serial_of(snapshot, digest)
+        if serial is not None:
+            start.add(serial)
+    return graph.closure(snapshot, start)
 
 
 def all_places(snapshot: Snapshot) -> Iterator[Place]:
@@ -99,13 +136,20 @@ class Marker:
         self.seen: set[int] = set()
         self._next_blob = 0
 
-    def mark(self, snapshot: Snapshot, condemned: frozenset[int] | None = None) -> set[int]:
+    def mark(
+        self,
+        snapshot: Snapshot,
+        condemned: frozenset[int] | None = None,
+        *,
+        without: Collection[bytes] = (),
+    ) -> set[int]:
         """Marks what is reachable in the snapshot; returns the blobs that are new since last time.
+        `without`: keys of cache entries that keep nothing.
 
         With `condemned`, every blob that is not in it, or was un-condemned since, counts as reached,
         too. It was visible after the set was named, and whoever found it there (its epoch holds
         nothing back) must find it whole, although nothing holds it any more."""
-        start = roots(self._storage, snapshot)
+        start = roots(self._storage, snapshot, without=without)
         if condemned is not None:
             for key, _ in snapshot.items(Table.BLOBS, start=serial_key(self._next_blob)):
                 serial = to_number(key)

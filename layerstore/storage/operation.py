@@ -123,12 +123,24 @@ class Operation:
         def work(tx: Write) -> bool:
             if any(tx.get(Table.BLOBS, serial_key(s)) is None for s in missing):
                 return False
-            self._revive(tx, missing)
-            for serial in missing:
-                self._hold(tx, serial)
+            self.hold_in(tx, missing)
             return True
 
         return storage.index.update(work)
+
+    def hold_in(self, tx: Write, serials: Sequence[int]) -> None:
+        """The same, as part of a transaction that has seen that they are there."""
+        self._revive(tx, serials)
+        for serial in serials:
+            self._hold(tx, serial)
+
+    def known(self, tx: Write, digest: str) -> tuple[int, BlobRow]:
+        """A whole blob that a transaction is to name, condemned or not. Raises NotFoundError."""
+        serial = graph.serial_of(tx, digest)
+        row = None if serial is None else graph.blob_row(tx, serial)
+        if serial is None or row is None or not is_whole(tx, serial, row):
+            raise NotFoundError(f"no blob {digest} in the store", digest=digest)
+        return serial, row
 
     def _hold(self, tx: Write, serial: int) -> None:
         for lease in self.storage.holders(tx):
@@ -246,15 +258,16 @@ class Operation:
         *,
         refs: Mapping[str, Ref] | None = None,
         remove: Iterable[str] = (),
+        also: Callable[[Write], None] | None = None,
     ) -> None:
-        """Makes staged blobs and refs visible, atomically and durably.
+        """Makes staged blobs, refs and what `also` writes visible, atomically and durably.
 
         A digest that became known meanwhile keeps its first blob; the staged one is dropped.
         Raises Fenced when something named was deleted, NotFoundError for a ref to nothing."""
         sink = self._sink
         if sink is None:
             self.storage.index.update(
-                lambda tx: self._work(tx, staged, refs or {}, remove, None, [], ())
+                lambda tx: self._work(tx, staged, refs or {}, remove, None, [], (), also)
             )
         else:
             with sink.lock:
@@ -262,7 +275,9 @@ class Operation:
                 ready, files = self._commit_slices(sink, keep=MAX_KEYS)
                 try:
                     self.storage.index.update(
-                        lambda tx: self._work(tx, staged, refs or {}, remove, sink, ready, files)
+                        lambda tx: self._work(
+                            tx, staged, refs or {}, remove, sink, ready, files, also
+                        )
                     )
                 except BaseException:
                     sink.give_back(ready, files)
@@ -281,6 +296,7 @@ class Operation:
         sink: Sink | None,
         ready: list[Batch],
         files: Iterable[tuple[bytes, bytes]],
+        also: Callable[[Write], None] | None,
     ) -> None:
         if sink is not None:
             sink.writer.rows(tx)
@@ -307,6 +323,8 @@ class Operation:
             session = bytes.fromhex(self.storage.session.id)
             for serial in graph.closure(tx, targets):
                 tx.delete(Table.HOLDS, hold_key(session, serial))
+        if also is not None:
+            also(tx)
 
     def _put_blob(self, tx: Write, blob: Staged, careful: bool) -> None:
         row = blob.row

@@ -50,6 +50,21 @@ class RawFiles:
         lock.acquire(10.0, f"the new raw file {path}")
         return RawWriter(self._disk, path, serial, lock)
 
+    def adopt(self, serial: int, lock: FileLock, size: int, hashes: PieceHasher) -> RawWriter:
+        """A file that is there already, elsewhere on the filesystem and locked, becomes a new raw file,
+        as if it had just been written."""
+        path = self.path(serial)
+        folder = os.path.dirname(path)
+        if not os.path.isdir(folder):
+            self._disk.mkdir(folder)
+            self._disk.sync_dir(self.directory)
+        self._disk.sync(lock.fd, lock.path)
+        self._disk.rename(lock.path, path)
+        lock.path = path
+        writer = RawWriter(self._disk, path, serial, lock)
+        writer.take_over(size, hashes)
+        return writer
+
     def read(self, serial: int, row: RawRow, piece: int) -> bytes:
         """One piece, its checksum verified. Raises CorruptError."""
         path = self.path(serial)
@@ -77,27 +92,14 @@ class RawFiles:
             )
 
 
-class RawWriter:
-    """Writes one raw file in order, a checksum for each piece."""
+class PieceHasher:
+    """Checksums of the pieces of a file that comes in order."""
 
-    def __init__(self, disk: Disk, path: str, serial: int, lock: FileLock) -> None:
-        self._disk = disk
-        self.path = path
-        self.serial = serial
-        self._lock = lock
-        self._size = 0
-        self._behind = 0
+    def __init__(self) -> None:
         self._pending = bytearray()
         self._hashes: list[bytes] = []
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Appends; the file grows as data comes."""
-        view = memoryview(data)
-        self._disk.write_at(self._lock.fd, view, self._size, self.path)
-        self._size += len(view)
-        if self._size - self._behind >= BEHIND:
-            start_writeback(self._lock.fd, self._behind, self._size - self._behind)
-            self._behind = self._size
+    def update(self, view: memoryview) -> None:
         if self._pending:
             take = min(PIECE - len(self._pending), len(view))
             self._pending += view[:take]
@@ -110,6 +112,41 @@ class RawWriter:
             view = view[PIECE:]
         self._pending += view
 
+    def finish(self) -> bytes:
+        """All checksums; nothing can be added after."""
+        if self._pending:
+            self._hashes.append(blake3(self._pending)[:PIECE_HASH])
+            self._pending.clear()
+        return b"".join(self._hashes)
+
+
+class RawWriter:
+    """Writes one raw file in order, a checksum for each piece."""
+
+    def __init__(self, disk: Disk, path: str, serial: int, lock: FileLock) -> None:
+        self._disk = disk
+        self.path = path
+        self.serial = serial
+        self._lock = lock
+        self._size = 0
+        self._behind = 0
+        self._hashes = PieceHasher()
+
+    def take_over(self, size: int, hashes: PieceHasher) -> None:
+        """The file has `size` bytes already, whose checksums were computed as they came."""
+        self._size = size
+        self._hashes = hashes
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Appends; the file grows as data comes."""
+        view = memoryview(data)
+        self._disk.write_at(self._lock.fd, view, self._size, self.path)
+        self._size += len(view)
+        if self._size - self._behind >= BEHIND:
+            start_writeback(self._lock.fd, self._behind, self._size - self._behind)
+            self._behind = self._size
+        self._hashes.update(view)
+
     @property
     def size(self) -> int:
         return self._size
@@ -117,11 +154,9 @@ class RawWriter:
     def finish(self) -> RawRow:
         """Syncs file and folder; returns its row. The lock is held on, until the row is committed:
         a raw file that nobody holds and no row names is gc's to unlink."""
-        if self._pending:
-            self._hashes.append(blake3(self._pending)[:PIECE_HASH])
         self._disk.sync(self._lock.fd, self.path)
         self._disk.sync_dir(os.path.dirname(self.path))
-        return RawRow(self._size, b"".join(self._hashes))
+        return RawRow(self._size, self._hashes.finish())
 
     def close(self) -> None:
         """Lets the lock go: after the commit, or when the file is given up."""

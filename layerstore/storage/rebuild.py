@@ -15,14 +15,13 @@ import time
 from ..core.hashing import blake3
 from ..errors import CorruptError, NotFoundError
 from ..values import CheckReport, Damage
-from . import blocks, graph, mounts, placing, unpacked
+from . import blocks, cache, graph, mounts, placing, unpacked
 from .check import Findings, affected, record, refs_to
 from .disk import Disk
 from .index import MAX_KEYS, UNLOGGED, Index, Table, Write
 from .journal import GENESIS, HEADER_SIZE, Change, Journal, Position
-from .leases import held_serials
 from .locks import FileLock, Gate
-from .mark import blob_runs, live_leases
+from .mark import blob_runs, pinned
 from .packs import HEADER_SIZE as PACK_HEADER
 from .packs import Packs, next_block
 from .rows import ID_KEY, BlobRow, PackRow, Place, number_key, pack_key, serial_key, to_number
@@ -286,9 +285,7 @@ def _settle(path: str, started: float, checked: int, timeout: float | None) -> C
                     found.blobs.setdefault(to_number(key), f"its tar {gzip.inner} is damaged")
         refs = refs_to(storage, set(found.blobs))
         with storage.index.read() as snapshot:
-            needed: set[int] = set()
-            for lease in live_leases(storage, snapshot):
-                needed |= graph.closure(snapshot, held_serials(snapshot, lease))
+            needed = pinned(storage, snapshot, cached=False)
         loose = [s for s, names in refs.items() if not names and s not in needed]
 
         def drop(tx: Write) -> None:
@@ -302,6 +299,9 @@ def _settle(path: str, started: float, checked: int, timeout: float | None) -> C
                 for key in held.get(serial_key(serial), ()):
                     tx.delete(Table.HOLDS, key)
 
+        if found.blobs:
+            # What a step made can be made again: no entry is kept for something that is not whole.
+            storage.index.update(lambda tx: cache.drop_unusable(tx, set(found.blobs)))
         if loose:
             storage.index.update(drop)
             for serial in loose:

@@ -133,6 +133,7 @@ class Storage:
         self.emergency = False
         self._lease_lock = threading.Lock()
         self._leases: list[bytes] = []
+        self.cache_uses: dict[bytes, float] = {}
         self._appended = 0
         self._raw_cache = raw_cache
         self._closing = contextlib.ExitStack()

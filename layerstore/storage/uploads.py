@@ -15,6 +15,7 @@ from ..errors import BusyError, NotFoundError
 from . import leases
 from .index import Table
 from .locks import FileLock
+from .raws import PieceHasher, RawWriter
 
 if TYPE_CHECKING:
     from .storage import Storage
@@ -56,6 +57,13 @@ class Upload:
     def sync(self) -> None:
         """What was written survives a power cut from here on."""
         self._storage.disk.sync(self._lock.fd, self._lock.path)
+
+    def land(self, serial: int, hashes: PieceHasher) -> RawWriter:
+        """Its file becomes the raw file `serial`, of all that was written. The upload is over then,
+        but for its lease."""
+        writer = self._storage.raws.adopt(serial, self._lock, self.offset, hashes)
+        self._lock = FileLock(path_of(self._storage, self.id))
+        return writer
 
     def close(self) -> None:
         """Lets it go, to be resumed by its id."""

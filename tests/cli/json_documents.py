@@ -247,6 +247,8 @@ DOCUMENTS: dict[str, list[Key]] = {
         Key("removed_blobs", "integer", "blobs removed"),
         Key("seconds", "number", "how long it took"),
         Key("complete", "boolean", "false: stopped by a budget, the next gc goes on"),
+        Key("dropped_entries", "integer", "entries of the step cache that went for the limits"),
+        Key("within_limits", "boolean", "whether --max-used-space and --min-free-space hold"),
     ],
     "check": [
         Key("ok", "boolean", "whether no damage is left"),
@@ -264,6 +266,7 @@ DOCUMENTS: dict[str, list[Key]] = {
         Key("seconds", "number", "how long it took"),
         Key("complete", "boolean", "false: stopped by `--max-time`, the next check goes on"),
     ],
+    "serve": [Key("url", "string", "where clients find the registry, once it takes requests")],
     "stats": [
         Key("images", "integer", "how many images"),
         Key("blobs", "object", "all blobs"),
@@ -329,6 +332,7 @@ ERROR = [
 KINDS = {
     "usage": (2, "wrong usage"),
     "not-found": (4, "no such image, blob, file, lease or store"),
+    "missing-blobs": (4, "a manifest names blobs that its repository does not have"),
     "invalid-input": (1, "bytes or arguments are not what they should be"),
     "digest-mismatch": (1, "bytes do not have the digest or size that was claimed"),
     "corrupt": (3, "stored bytes are wrong or missing"),

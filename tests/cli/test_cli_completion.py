@@ -60,7 +60,7 @@ def bash(tmp_path: Path):
         ("layerstore --store /tmp im", ["images", "import"]),
         ("layerstore blob ", ["cat", "ls", "put", "stat"]),
         ("layerstore blob cat sha256:a", ["abcdef"]),
-        ("layerstore gc --max-", ["--max-repack-size", "--max-time"]),
+        ("layerstore gc --max-", ["--max-repack-size", "--max-time", "--max-used-space"]),
         ("layerstore --progress ", ["auto", "none", "plain"]),
         ("layerstore gc --progress p", ["plain"]),
         ("layerstore inspect ", ["app:1", "app:2", "base:1"]),

@@ -40,6 +40,16 @@ def run(capfdbinary, monkeypatch):
     return run
 
 
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch):
+    """`serve` ends at once; tests/registry runs it."""
+
+    def at_once(store, address, *, ready, **options) -> None:
+        ready("http://127.0.0.1:5000")
+
+    monkeypatch.setattr("layerstore.cli.verbs_serve.run", at_once)
+
+
 COMMANDS = {
     "import": ["oci:layout:v1", "app:1"],
     "export": ["app:1", "oci:layout"],
@@ -72,6 +82,7 @@ COMMANDS = {
     "optimize": ["app:1"],
     "gc": [],
     "check": [],
+    "serve": ["--listen", "127.0.0.1:0"],
     "stats": ["--images"],
     "completion": ["bash"],
     "version": [],
@@ -134,7 +145,7 @@ def test_import_hands_everything_on(run):
 
 
 @pytest.mark.parametrize(
-    "verb", sorted(set(COMMANDS) - {"import", "diff", "blob put", "lease create"})
+    "verb", sorted(set(COMMANDS) - {"import", "diff", "blob put", "lease create", "serve"})
 )
 def test_other_verbs_never_make_a_store(verb, run):
     store = FakeStore()
@@ -173,11 +184,13 @@ def test_the_budget_for_copies_comes_from_option_or_environment(run, monkeypatch
 
 def test_gc_and_check_hand_their_budgets_on(run):
     store = FakeStore()
-    run("gc", "--dry-run", "--max-time", "10m", "--max-repack-size", "1G", store=store)
+    limits = ("--max-used-space", "50G", "--min-free-space", "10G")
+    run("gc", "--dry-run", "--max-time", "10m", "--max-repack-size", "1G", *limits, store=store)
     options = store.asked("gc")[1]
     del options["progress"]
     assert options == {
-        "dry_run": True, "max_time": 600.0, "max_repack_size": 1 << 30, "aggressive": False
+        "dry_run": True, "max_time": 600.0, "max_repack_size": 1 << 30, "aggressive": False,
+        "max_used_space": 50 << 30, "min_free_space": 10 << 30,
     }  # fmt: skip
     run("check", "--full", "--max-time", "1h", "--repair-from", "oci:x", store=store)
     options = store.asked("check")[1]

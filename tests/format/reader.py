@@ -22,13 +22,13 @@ from blake3 import blake3
 TABLES = (
     "meta", "chunks", "files", "blocks", "packs", "blobs", "digests", "layers", "refs", "edges",
     "subjects", "leases", "holds", "raws", "damage", "revived", "seen",
-    "unpacked", "snapshots",
+    "unpacked", "snapshots", "cache", "members",
 )  # fmt: skip
 SUMMED = (
     "blocks", "packs", "blobs", "digests", "refs", "edges", "subjects", "leases", "holds", "raws",
-    "snapshots",
+    "snapshots", "cache", "members",
 )  # fmt: skip
-LATER = ("seen", "unpacked", "snapshots")
+LATER = ("seen", "unpacked", "snapshots", "cache", "members")
 UNLOGGED = ("chunks", "files", "blocks", "seen")
 ALGORITHMS = {1: "sha256", 2: "sha512", 3: "blake3"}
 PIECE = 262_144

@@ -1,0 +1,333 @@
+"""What a repository of a registry does with manifests, beyond keeping bytes.
+
+distribution-spec 1.1: a manifest's blobs must be there, readable in the same repository; an index may
+name manifests that are not; a subject need not be there. Bytes are kept as they came. A tag is a ref
+`NAME:TAG` of the store, so `images` shows what was pushed; an image that was named `NAME:TAG` by other
+means becomes readable when it is asked for by that tag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .. import mediatypes
+from ..digest import digest_of, parse
+from ..errors import DigestMismatchError, MissingBlobsError, NotFoundError
+from ..storage import graph, repositories
+from ..storage.index import Snapshot, Table, Write
+from ..storage.leases import hold_key
+from ..storage.operation import read_ref, visible
+from ..values import Descriptor, Edge, Ref
+from . import jsonio
+from .model import Document, Index, parse_document
+
+if TYPE_CHECKING:
+    from ..layers.content import Operation
+    from ..storage.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """What became of a manifest that was put."""
+
+    descriptor: Descriptor
+    subject: str | None
+
+
+def ref_name(name: str, tag: str) -> str:
+    return f"{name}:{tag}"
+
+
+def may_read(name: str, digest: str) -> Callable[[Snapshot], bool]:
+    """Whether a repository has a digest, to be asked in the snapshot that finds its bytes."""
+    return lambda snapshot: repositories.find(snapshot, name, digest) is not None
+
+
+def blob(storage: Storage, name: str, digest: str, ttl: float) -> repositories.Member | None:
+    """A member that is here, whole; the answer is a promise: it is kept for `ttl` from now on, or three
+    quarters of it. None alike for what is absent and for what is another repository's."""
+    parse(digest)
+    with storage.index.read() as snapshot:
+        found = repositories.find(snapshot, name, digest)
+        there = visible(storage, snapshot, digest) if found is not None else None
+    if found is None or there is None:
+        return None
+    if not found.fresh and not storage.readonly:
+        size = found.size
+
+        def touch(tx: Write) -> bool:
+            if repositories.find(tx, name, digest) is None:
+                return False
+            repositories.put(tx, name, digest, size, ttl)
+            return True
+
+        if not storage.index.update(touch):
+            return None
+    return found
+
+
+def admit(storage: Storage, name: str, ttl: float) -> Callable[[Write, str], None]:
+    """What makes a blob a member in the commit that stores it. From then on the row keeps it, and the
+    session that stored it need not."""
+
+    def work(tx: Write, digest: str) -> None:
+        serial = graph.serial_of(tx, digest)
+        row = None if serial is None else graph.blob_row(tx, serial)
+        if serial is None or row is None:
+            raise NotFoundError(f"no blob {digest} in the store", digest=digest)
+        repositories.put(tx, name, digest, row.size, ttl)
+        tx.delete(Table.HOLDS, hold_key(bytes.fromhex(storage.session.id), serial))
+
+    return work
+
+
+def mount(op: Operation, name: str, source: str, digest: str, ttl: float) -> int | None:
+    """Makes a blob of another repository a member of this one; its size, or None if it is not there."""
+    storage = op.op.storage
+
+    def work(tx: Write) -> int | None:
+        found = repositories.find(tx, source, digest)
+        there = visible(storage, tx, digest) if found is not None else None
+        if found is None or there is None:
+            return None
+        repositories.put(tx, name, digest, there[1].size, ttl)
+        return there[1].size
+
+    return storage.index.update(work)
+
+
+def mount_any(
+    op: Operation, name: str, digest: str, may_pull: Callable[[str], bool], ttl: float
+) -> int | None:
+    """The same from whichever repository has it and `may_pull` allows."""
+    with op.op.storage.index.read() as snapshot:
+        sources = [
+            source
+            for source in repositories.names(snapshot)
+            if repositories.find(snapshot, source, digest) is not None
+        ]
+    for source in sources:
+        if may_pull(source):
+            size = mount(op, name, source, digest, ttl)
+            if size is not None:
+                return size
+    return None
+
+
+def check_manifest(data: bytes, media_type: str) -> Document:
+    """A manifest or index that may be stored: parsed strictly, its type the one that it came under.
+    Raises InvalidInputError, LimitError, UnsupportedError."""
+    jsonio.check_size(len(data), jsonio.MAX_MANIFEST, "the manifest")
+    return parse_document(data, media_type, None)
+
+
+def put_manifest(
+    op: Operation,
+    name: str,
+    data: bytes,
+    media_type: str,
+    tags: tuple[str, ...],
+    digest: str | None,
+    ttl: float,
+    *,
+    sparse: bool = False,
+) -> Put:
+    """Stores a manifest under its digest and tags, in one commit with the promise that all it names
+    stays. `sparse`: an image may lack blobs, too. Raises MissingBlobsError, DigestMismatchError, and
+    what `check_manifest` does."""
+    document = check_manifest(data, media_type)
+    algorithm = "sha256" if digest is None else parse(digest)[0]
+    got = digest_of(data, algorithm)
+    if digest is not None and digest != got:
+        raise DigestMismatchError(
+            f"the manifest has digest {got}, not {digest}", expected=digest, got=got
+        )
+    storage = op.op.storage
+    with storage.index.read() as snapshot:
+        edges, needed = _edges(snapshot, storage, name, document, sparse)
+    refs = {
+        ref_name(name, tag): Ref(ref_name(name, tag), got, len(data), document.media_type)
+        for tag in tags
+    }
+
+    def also(tx: Write) -> None:
+        missing = _missing(tx, name, needed)
+        if missing:
+            raise MissingBlobsError(
+                f"repository {name} does not have {missing[0]}, which the manifest names",
+                tuple(missing),
+            )
+        for one in needed:
+            member = repositories.find(tx, name, one)
+            if member is not None and not member.is_manifest:
+                repositories.put(tx, name, one, member.size, ttl)
+        repositories.put_manifest(tx, name, got, len(data), document.media_type)
+        serial = graph.serial_of(tx, got)
+        if serial is not None:
+            tx.delete(Table.HOLDS, hold_key(bytes.fromhex(storage.session.id), serial))
+
+    with storage.index.read() as snapshot:
+        missing = _missing(snapshot, name, needed)
+    if missing:
+        raise MissingBlobsError(
+            f"repository {name} does not have {missing[0]}, which the manifest names",
+            tuple(missing),
+        )
+    op.put_document(data, got, document.media_type, edges, refs, also)
+    subject = None if document.subject is None else document.subject.digest
+    return Put(Descriptor(got, len(data), document.media_type), subject)
+
+
+def _missing(snapshot: Snapshot, name: str, needed: tuple[str, ...]) -> list[str]:
+    return [one for one in needed if repositories.find(snapshot, name, one) is None]
+
+
+def _edges(
+    snapshot: Snapshot, storage: Storage, name: str, document: Document, sparse: bool
+) -> tuple[tuple[Edge, ...], tuple[str, ...]]:
+    """What a manifest names, and which of it must be in the repository."""
+    out: dict[str, Edge] = {}
+    needed: list[str] = []
+    for child in document.children():
+        kind = "child"
+        if sparse or isinstance(document, Index) or mediatypes.is_foreign(child.media_type):
+            member = repositories.find(snapshot, name, child.digest)
+            if member is None or visible(storage, snapshot, child.digest) is None:
+                kind = "absent"
+        if kind == "child":
+            needed.append(child.digest)
+        out.setdefault(child.digest, Edge(child.digest, kind, child.size, child.media_type))
+    edges = list(out.values())
+    subject = document.subject
+    if subject is not None:
+        edges.append(Edge(subject.digest, "subject", subject.size, subject.media_type))
+    return tuple(edges), tuple(dict.fromkeys(needed))
+
+
+def resolve(op: Operation, name: str, reference: str) -> repositories.Member | None:
+    """The manifest that a tag or digest means in a repository; None if there is none."""
+    storage = op.op.storage
+    if ":" in reference:
+        parse(reference)
+        with storage.index.read() as snapshot:
+            found = repositories.find(snapshot, name, reference)
+            return found if found is not None and found.is_manifest else None
+    with storage.index.read() as snapshot:
+        value = snapshot.get(Table.REFS, ref_name(name, reference).encode())
+        if value is None:
+            return None
+        ref = read_ref(reference, value)
+        found = repositories.find(snapshot, name, ref.digest)
+    if found is None and not storage.readonly:
+        found = _adopt(storage, name, ref)
+    return found if found is not None and found.is_manifest else None
+
+
+def _adopt(storage: Storage, name: str, ref: Ref) -> repositories.Member | None:
+    """An image that was named by other means than a push: all that it is made of becomes readable."""
+
+    def work(tx: Write) -> repositories.Member | None:
+        serial = graph.serial_of(tx, ref.digest)
+        if serial is None:
+            return None
+        todo, seen = [serial], {serial}
+        while todo:
+            one = todo.pop()
+            row = graph.blob_row(tx, one)
+            if row is None:
+                continue
+            edges = graph.edges_of(tx, one)
+            if mediatypes.is_document(row.media_type):
+                repositories.put_manifest(tx, name, row.digest, row.size, row.media_type)
+            else:
+                repositories.put(tx, name, row.digest, row.size, repositories.IDLE)
+            for edge in edges:
+                child = graph.serial_of(tx, edge.digest)
+                if edge.kind != "subject" and child is not None and child not in seen:
+                    seen.add(child)
+                    todo.append(child)
+        return repositories.find(tx, name, ref.digest)
+
+    return storage.index.update(work)
+
+
+def tags(op: Operation, name: str) -> list[str]:
+    """Tags of a repository, in the order of their bytes."""
+    prefix = ref_name(name, "").encode()
+    with op.op.storage.index.read() as snapshot:
+        return [key[len(prefix) :].decode() for key, _ in snapshot.items(Table.REFS, prefix)]
+
+
+def tags_of(op: Operation, name: str, digest: str) -> list[str]:
+    """Those that name one manifest."""
+    prefix = ref_name(name, "").encode()
+    with op.op.storage.index.read() as snapshot:
+        return [
+            key[len(prefix) :].decode()
+            for key, value in snapshot.items(Table.REFS, prefix)
+            if read_ref("", value).digest == digest
+        ]
+
+
+def exists(op: Operation, name: str) -> bool:
+    """Whether a repository has anything."""
+    with op.op.storage.index.read() as snapshot:
+        if next(repositories.members(snapshot, name), None) is not None:
+            return True
+        prefix = ref_name(name, "").encode()
+        return next(iter(snapshot.items(Table.REFS, prefix)), None) is not None
+
+
+def remove_manifest(op: Operation, name: str, digest: str) -> bool:
+    """Removes a manifest and the tags that name it; False if there is none."""
+    storage = op.op.storage
+    parse(digest)
+    prefix = ref_name(name, "").encode()
+
+    def work(tx: Write) -> bool:
+        found = repositories.find(tx, name, digest)
+        if found is None or not found.is_manifest:
+            return False
+        named = [
+            key
+            for key, value in tx.items(Table.REFS, prefix)
+            if read_ref("", value).digest == digest
+        ]
+        for key in named:
+            tx.delete(Table.REFS, key)
+        return repositories.remove(tx, name, digest)
+
+    return storage.index.update(work)
+
+
+def remove_blob(op: Operation, name: str, digest: str) -> bool:
+    """Takes a blob out of a repository; False if it is not there. Manifests that name it stay."""
+    parse(digest)
+
+    def work(tx: Write) -> bool:
+        found = repositories.find(tx, name, digest)
+        if found is None or found.is_manifest:
+            return False
+        return repositories.remove(tx, name, digest)
+
+    return op.op.storage.index.update(work)
+
+
+def referrers(op: Operation, name: str, digest: str) -> Iterator[tuple[repositories.Member, bytes]]:
+    """Manifests of the repository whose subject is `digest`, with their bytes, sorted by digest."""
+    storage = op.op.storage
+    with storage.index.read() as snapshot:
+        rows = [graph.blob_row(snapshot, s) for s in graph.referrers_of(snapshot, digest)]
+        members = [
+            member
+            for row in rows
+            if row is not None
+            for one in row.digests
+            if (member := repositories.find(snapshot, name, one)) is not None
+            and member.is_manifest
+            and visible(storage, snapshot, one) is not None
+        ]
+    for member in sorted(members, key=lambda m: m.digest):
+        yield member, op.read(member.digest, jsonio.MAX_MANIFEST)

@@ -1,0 +1,76 @@
+"""Tags, referrers, catalog (distribution-spec, "Content discovery"), paged by `n` and `last`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from .http import Failure, Request, Response, document
+from .routes import Route
+
+if TYPE_CHECKING:
+    from .app import Registry
+
+INDEX = "application/vnd.oci.image.index.v1+json"
+PAGE = 1000
+"""Entries of a page at most."""
+
+
+def _page(request: Request) -> tuple[int, str]:
+    text = request.one("n")
+    if text is None:
+        return PAGE, request.one("last") or ""
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise Failure(400, "PAGINATION_NUMBER_INVALID", f"n is no number: {text[:40]!r}")
+    return min(int(text), PAGE), request.one("last") or ""
+
+
+def _linked(response: Response, path: str, found: list[str], limit: int, more: bool) -> Response:
+    if more and found:
+        query = urlencode({"n": limit, "last": found[-1]})
+        response.add("Link", f'<{path}?{query}>; rel="next"')
+    return response
+
+
+async def tags(registry: Registry, route: Route, request: Request) -> Response:
+    """GET of the tags of a repository, sorted."""
+    limit, last = _page(request)
+    repository = registry.repository(route.name)
+    found = await registry.run(repository.tags, last, limit + 1)
+    if not found and not await registry.run(repository.exists):
+        raise Failure(404, "NAME_UNKNOWN", "there is no such repository")
+    more, found = len(found) > limit, found[:limit]
+    answer = document({"name": route.name, "tags": found})
+    return _linked(answer, f"/v2/{route.name}/tags/list", found, limit, more)
+
+
+async def catalog(registry: Registry, route: Route, request: Request) -> Response:
+    """GET of the repositories, sorted."""
+    limit, last = _page(request)
+    found = await registry.run(registry.store.repositories, last, limit + 1)
+    more, found = len(found) > limit, found[:limit]
+    return _linked(document({"repositories": found}), "/v2/_catalog", found, limit, more)
+
+
+async def referrers(registry: Registry, route: Route, request: Request) -> Response:
+    """GET of what refers to a manifest, as an index; `artifactType` filters."""
+    repository = registry.repository(route.name)
+    found = await registry.run(repository.referrers, route.argument)
+    wanted = request.one("artifactType")
+    if wanted is not None:
+        found = [one for one in found if one.artifact_type == wanted]
+    entries = []
+    for one in found:
+        entry: dict[str, object] = {
+            "mediaType": one.media_type,
+            "digest": one.digest,
+            "size": one.size,
+        }
+        if one.artifact_type is not None:
+            entry["artifactType"] = one.artifact_type
+        if one.annotations:
+            entry["annotations"] = dict(one.annotations)
+        entries.append(entry)
+    headers = () if wanted is None else (("OCI-Filters-Applied", "artifactType"),)
+    value = {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
+    return document(value, headers=headers, kind=INDEX)

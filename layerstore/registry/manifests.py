@@ -1,0 +1,82 @@
+"""Manifests in and out (distribution-spec, "Pulling manifests", "Pushing manifests"): bytes as they
+came, under the media type that they came with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import routes
+from .blobs import etag, matches
+from .http import Failure, Request, Response, empty
+from .routes import Route
+
+if TYPE_CHECKING:
+    from .app import Registry
+
+LIMIT = 4 << 20
+MAX_TAGS = 64
+
+
+async def get(registry: Registry, route: Route, request: Request) -> Response:
+    """GET and HEAD by tag or digest."""
+    repository = registry.repository(route.name)
+    found = await registry.run(repository.manifest, route.argument)
+    headers = [
+        ("Content-Type", found.media_type),
+        ("Docker-Content-Digest", found.digest),
+        ("ETag", etag(found.digest)),
+    ]
+    if matches(request.headers.get("if-none-match"), found.digest):
+        return Response(304, headers)
+    if request.method == "HEAD":
+        return Response(200, headers, length=found.size)
+    return Response(200, headers, await registry.run(repository.manifest_bytes, found.digest))
+
+
+async def put(registry: Registry, route: Route, request: Request) -> Response:
+    """PUT by tag; or by digest, and with `tag` parameters under several tags at once."""
+    media_type = request.headers.get("content-type", "").strip()
+    if not media_type:
+        raise Failure(400, "MANIFEST_INVALID", "a manifest comes with its Content-Type")
+    data = await request.body(LIMIT)
+    tags = list(dict.fromkeys(request.query.get("tag", [])))
+    if len(tags) > MAX_TAGS:
+        raise Failure(400, "TAG_INVALID", f"more than {MAX_TAGS} tags at once")
+    for tag in tags:
+        routes.check_tag(tag)
+    digest = None
+    if ":" in route.argument:
+        digest = route.argument
+    else:
+        if tags:
+            raise Failure(400, "TAG_INVALID", "tag parameters go with a digest in the path")
+        tags = [route.argument]
+    info, subject = await registry.run(
+        registry.repository(route.name).put_manifest,
+        data,
+        media_type,
+        tags=tags,
+        digest=digest,
+        sparse=registry.sparse,
+    )
+    response = empty(
+        201,
+        ("Location", f"/v2/{route.name}/manifests/{route.argument}"),
+        ("Docker-Content-Digest", info.digest),
+    )
+    if subject is not None:
+        response.add("OCI-Subject", subject)
+    if digest is not None:
+        for tag in tags:
+            response.add("OCI-Tag", tag)
+    return response
+
+
+async def delete(registry: Registry, route: Route, request: Request) -> Response:
+    """DELETE by digest: the manifest and its tags; by tag: the tag alone."""
+    repository = registry.repository(route.name)
+    if ":" in route.argument:
+        await registry.run(repository.remove_manifest, route.argument)
+    else:
+        await registry.run(repository.remove_tag, route.argument)
+    return empty(202)

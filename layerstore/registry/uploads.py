@@ -1,0 +1,212 @@
+"""Uploads (distribution-spec, "Pushing blobs"): begun, written in pieces, finished, cancelled; mounts.
+
+An upload is a file of the store that outlives this process: its id is all that a client needs to go on
+in another worker or after a restart. Between two requests no lock is held on it.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from .. import LayerstoreError, RepositoryUpload
+from . import routes
+from .http import Disconnected, Failure, Request, Response, empty
+from .routes import Route
+
+if TYPE_CHECKING:
+    from .app import Registry
+
+_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,18})-(\d{1,18})(?:/(?:\*|\d+))?\Z")
+BUFFER = 1 << 20
+"""Bytes that are collected before the store sees them."""
+MIN_CHUNK = 0
+KNOWN = 1024
+
+
+class Known:
+    """What was computed of uploads that this process has seen, the last ones: their ids to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._hashes: OrderedDict[str, object] = OrderedDict()
+
+    def take(self, upload_id: str) -> object:
+        with self._lock:
+            return self._hashes.pop(upload_id, None)
+
+    def keep(self, upload_id: str, hashes: object) -> None:
+        if hashes is None:
+            return
+        with self._lock:
+            self._hashes[upload_id] = hashes
+            while len(self._hashes) > KNOWN:
+                self._hashes.popitem(last=False)
+
+
+async def begin(registry: Registry, route: Route, request: Request) -> Response:
+    """POST: a new upload; a whole blob at once with `digest`; or a mount with `mount` and `from`."""
+    repository = registry.repository(route.name)
+    algorithm = request.one("digest-algorithm")
+    if algorithm is not None and algorithm not in ("sha256", "sha512", "blake3"):
+        raise Failure(400, "DIGEST_INVALID", f"digests of {algorithm[:40]!r} are not known here")
+    mounted, source = request.one("mount"), request.one("from")
+    if mounted is not None:
+        routes.check_digest(mounted)
+        if source is not None:
+            routes.check_name(source)
+            found = await registry.run(repository.mount, mounted, registry.repository(source))
+        else:
+            found = await registry.run(repository.mount_any, mounted, registry.may_pull)
+        if found is not None:
+            return _created(route.name, mounted)
+    digest = request.one("digest")
+    if digest is not None:
+        routes.check_digest(digest)
+    upload = await registry.run(repository.upload)
+    if digest is None:
+        await _close(registry, upload)
+        return _status(route.name, upload, 202)
+    return await _finish(registry, route, request, upload, digest, keep=False)
+
+
+async def status(registry: Registry, route: Route, request: Request) -> Response:
+    """GET: how much has come."""
+    upload = await _resume(registry, route)
+    await _close(registry, upload)
+    return _status(route.name, upload, 204)
+
+
+async def patch(registry: Registry, route: Route, request: Request) -> Response:
+    """PATCH: a piece, at the offset that Content-Range says, or all that comes."""
+    upload = await _resume(registry, route)
+    try:
+        _check_range(route.name, request, upload)
+        await _receive(registry, request, upload)
+    finally:
+        await _close(registry, upload)
+    return _status(route.name, upload, 202)
+
+
+async def finish(registry: Registry, route: Route, request: Request) -> Response:
+    """PUT: the last piece, if any, and the digest."""
+    digest = request.one("digest")
+    if digest is None:
+        raise Failure(400, "DIGEST_INVALID", "an upload ends with its digest")
+    routes.check_digest(digest)
+    upload = await _resume(registry, route)
+    try:
+        _check_range(route.name, request, upload)
+    except Failure:
+        await _close(registry, upload)
+        raise
+    return await _finish(registry, route, request, upload, digest, keep=True)
+
+
+async def cancel(registry: Registry, route: Route, request: Request) -> Response:
+    """DELETE: what has come is dropped."""
+    upload = await _resume(registry, route)
+    await registry.run(upload.abort)
+    return empty(204)
+
+
+async def _finish(
+    registry: Registry,
+    route: Route,
+    request: Request,
+    upload: RepositoryUpload,
+    digest: str,
+    *,
+    keep: bool,
+) -> Response:
+    try:
+        await _receive(registry, request, upload)
+        await registry.run(upload.commit, digest)
+    except LayerstoreError as e:
+        # Wrong bytes stay wrong; a full disk may have room later.
+        drop = e.kind in ("digest-mismatch", "invalid-input") or not keep
+        await (registry.run(upload.abort) if drop else _close(registry, upload))
+        raise
+    except BaseException:
+        await (_close(registry, upload) if keep else registry.run(upload.abort))
+        raise
+    return _created(route.name, digest)
+
+
+async def _resume(registry: Registry, route: Route) -> RepositoryUpload:
+    known = registry.uploads.take(route.argument)
+    return await registry.run(registry.repository(route.name).resume, route.argument, known)
+
+
+async def _close(registry: Registry, upload: RepositoryUpload) -> None:
+    registry.uploads.keep(upload.id, await registry.run(upload.close))
+
+
+def _check_range(name: str, request: Request, upload: RepositoryUpload) -> None:
+    text = request.headers.get("content-range")
+    if text is None:
+        return
+    match = _RANGE.match(text.strip())
+    if match is None:
+        raise Failure(400, "BLOB_UPLOAD_INVALID", f"Content-Range is no range: {text[:80]!r}")
+    first, last = int(match[1]), int(match[2])
+    if first != upload.offset:
+        status = _status(name, upload, 416)
+        raise Failure(
+            416,
+            "BLOB_UPLOAD_INVALID",
+            f"the next byte is {upload.offset}, not {first}",
+            headers=tuple(status.headers),
+        )
+    length = request.length
+    if length is not None and last - first + 1 != length:
+        raise Failure(
+            400,
+            "SIZE_INVALID",
+            f"Content-Range means {last - first + 1} bytes, Content-Length {length}",
+        )
+
+
+async def _receive(registry: Registry, request: Request, upload: RepositoryUpload) -> None:
+    """The body into the upload. What came before a client went away stays."""
+    expected = request.length
+    parts: list[bytes] = []
+    held = got = 0
+
+    async def flush() -> None:
+        nonlocal held
+        if parts:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+            held = 0
+            await registry.run(upload.write, data)
+
+    try:
+        async for piece in request.pieces():
+            parts.append(piece)
+            held += len(piece)
+            got += len(piece)
+            if held >= BUFFER:
+                await flush()
+    except Disconnected:
+        await flush()
+        raise
+    await flush()
+    if expected is not None and got != expected:
+        raise Failure(400, "SIZE_INVALID", f"{got} bytes came, Content-Length says {expected}")
+
+
+def _status(name: str, upload: RepositoryUpload, code: int) -> Response:
+    return empty(
+        code,
+        ("Location", f"/v2/{name}/blobs/uploads/{upload.id}"),
+        ("Range", f"0-{max(0, upload.offset - 1)}"),
+        ("Docker-Upload-UUID", upload.id),
+        ("OCI-Chunk-Min-Length", str(MIN_CHUNK)),
+    )
+
+
+def _created(name: str, digest: str) -> Response:
+    return empty(201, ("Location", f"/v2/{name}/blobs/{digest}"), ("Docker-Content-Digest", digest))

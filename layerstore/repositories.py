@@ -1,0 +1,253 @@
+"""Repositories of a store: what a registry needs, `Store.repository(name)`.
+
+A repository decides what may be read under its name: blobs and manifests that were put, or mounted,
+into it. Content is kept once for the whole store all the same; what another repository has is, here,
+not there. Names of tags are `NAME:TAG` among the store's images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from . import mediatypes, values
+from .errors import InvalidInputError, NotFoundError
+from .oci import jsonio, references
+from .oci import repository as rules
+from .oci.model import Manifest, parse_document
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .layers.assemble import BlobFile
+    from .layers.content import Content
+    from .layers.landing import Hashes, Landing
+    from .storage.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestInfo:
+    """A manifest as a repository has it."""
+
+    digest: str
+    size: int
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """A manifest that refers to another, as the referrers list describes it."""
+
+    digest: str
+    size: int
+    media_type: str
+    artifact_type: str | None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+class RepositoryUpload:
+    """A blob on its way into a repository: `write`, then `commit`, or `abort`; `close` lets it be taken
+    up later, under `id`, by the same repository."""
+
+    def __init__(self, repository: Repository, landing: Landing, upload_id: str) -> None:
+        self._repository = repository
+        self._landing = landing
+        self.id = upload_id
+
+    @property
+    def offset(self) -> int:
+        """Bytes that have come."""
+        return self._landing.offset
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Appends; `data` must not change before the next call. Raises StoreFullError."""
+        return self._landing.write(data)
+
+    def commit(self, digest: str | None = None) -> values.Descriptor:
+        """Stores what was written; durable, and readable in the repository, when it returns. Raises
+        DigestMismatchError; the upload stays then, to be aborted."""
+        return self._repository._land(self._landing, digest)
+
+    def close(self) -> Hashes | None:
+        """Lets it go. What comes back makes `resume` in the same process cheaper."""
+        return self._landing.close()
+
+    def abort(self) -> None:
+        """Drops what was written."""
+        self._landing.abort()
+
+
+class Repository:
+    """One repository. Made by `Store.repository`; safe to share between threads."""
+
+    def __init__(self, content: Content, name: str, idle: float) -> None:
+        if not references.is_name(name):
+            raise InvalidInputError(f"not a name of a repository: {name[:300]!r}")
+        self._content = content
+        self.name = name
+        self.idle = idle
+
+    @property
+    def _storage(self) -> Storage:
+        return self._content.storage
+
+    def exists(self) -> bool:
+        """Whether it has any blob, manifest or tag."""
+        with self._content.operation() as op:
+            return rules.exists(op, self.name)
+
+    # ---- blobs --------------------------------------------------------------------------------
+
+    def blob_size(self, digest: str) -> int | None:
+        """Bytes of a blob that may be read here; it is kept for `idle` seconds from now on. None if it
+        is absent, or only in other repositories."""
+        found = rules.blob(self._storage, self.name, digest, self.idle)
+        return None if found is None else found.size
+
+    def open_blob(self, digest: str) -> BlobFile:
+        """A blob, or manifest, that may be read here. Raises NotFoundError alike for what is absent and
+        what is not in this repository."""
+        if rules.blob(self._storage, self.name, digest, self.idle) is None:
+            raise NotFoundError(f"no blob {digest} in repository {self.name}", digest=digest)
+        return self._content.open(digest, rules.may_read(self.name, digest))
+
+    def upload(self) -> RepositoryUpload:
+        """A new upload."""
+        from .layers.landing import Landing
+        from .storage import uploads
+
+        upload = uploads.begin(self._storage)
+        landing = Landing(self._storage, upload)
+        return RepositoryUpload(self, landing, upload.id + self._mark(upload.id))
+
+    def resume(self, upload_id: str, hashes: Hashes | None = None) -> RepositoryUpload:
+        """One that was begun in this repository. Raises NotFoundError for any other id, BusyError while
+        somebody writes to it."""
+        from .layers.landing import Landing
+        from .storage import uploads
+
+        inner, mark = upload_id[:16], upload_id[16:]
+        if not uploads.is_id(inner) or not hmac.compare_digest(
+            mark.encode(), self._mark(inner).encode()
+        ):
+            raise NotFoundError(f"no upload {upload_id[:80]!r}")
+        upload = uploads.resume(self._storage, inner)
+        return RepositoryUpload(self, Landing(self._storage, upload, hashes), upload_id)
+
+    def _mark(self, upload_id: str) -> str:
+        """Binds an upload's id to the repository: without it the id is made up."""
+        message = f"upload\0{self.name}\0{upload_id}".encode()
+        return hmac.new(self._storage.secret, message, hashlib.sha256).hexdigest()[:32]
+
+    def _land(self, landing: Landing, digest: str | None) -> values.Descriptor:
+        with self._content.operation() as op:
+            admit = rules.admit(self._storage, self.name, self.idle)
+            info = op.land(landing, digest, mediatypes.OCTETS, admit)
+        return values.Descriptor(info.digest, info.bytes, info.media_type)
+
+    def put_blob(self, data: bytes, digest: str | None = None) -> values.Descriptor:
+        """A small blob at once. Raises DigestMismatchError."""
+        upload = self.upload()
+        try:
+            upload.write(data)
+            return upload.commit(digest)
+        except BaseException:
+            upload.abort()
+            raise
+
+    def mount(self, digest: str, source: Repository) -> int | None:
+        """Makes a blob of another repository readable here; its size, or None if it is not there."""
+        with self._content.operation() as op:
+            return rules.mount(op, self.name, source.name, digest, self.idle)
+
+    def mount_any(self, digest: str, may_pull: Callable[[str], bool]) -> int | None:
+        """The same from any repository that has it and that `may_pull` (asked with its name) allows."""
+        with self._content.operation() as op:
+            return rules.mount_any(op, self.name, digest, may_pull, self.idle)
+
+    def remove_blob(self, digest: str) -> None:
+        """Takes a blob out; gc frees it when nothing needs it. Raises NotFoundError."""
+        with self._content.operation() as op:
+            if not rules.remove_blob(op, self.name, digest):
+                raise NotFoundError(f"no blob {digest} in repository {self.name}", digest=digest)
+
+    # ---- manifests ----------------------------------------------------------------------------
+
+    def put_manifest(
+        self,
+        data: bytes,
+        media_type: str,
+        *,
+        tags: Iterable[str] = (),
+        digest: str | None = None,
+        sparse: bool = False,
+    ) -> tuple[ManifestInfo, str | None]:
+        """Stores a manifest and names it; also the digest of its subject. `sparse`: its blobs need not
+        be there. Raises MissingBlobsError,
+        DigestMismatchError, InvalidInputError, LimitError, UnsupportedError."""
+        wanted = tuple(tags)
+        for tag in wanted:
+            if not references.is_tag(tag):
+                raise InvalidInputError(f"not a tag: {tag[:160]!r}", reason="tag")
+        with self._content.operation() as op:
+            put = rules.put_manifest(
+                op, self.name, data, media_type, wanted, digest, self.idle, sparse=sparse
+            )
+        d = put.descriptor
+        return ManifestInfo(d.digest, d.size, d.media_type), put.subject
+
+    def manifest(self, reference: str) -> ManifestInfo:
+        """The manifest that a tag or digest means here. Raises NotFoundError."""
+        with self._content.operation() as op:
+            found = rules.resolve(op, self.name, reference)
+        if found is None:
+            raise NotFoundError(f"no manifest {reference[:160]} in repository {self.name}")
+        return ManifestInfo(found.digest, found.size, found.media_type)
+
+    def manifest_bytes(self, digest: str) -> bytes:
+        """The exact bytes of one of its manifests. Raises NotFoundError."""
+        with self._content.operation() as op:
+            found = rules.resolve(op, self.name, digest)
+            if found is None:
+                raise NotFoundError(f"no manifest {digest[:160]} in repository {self.name}")
+            return op.read(found.digest, jsonio.MAX_MANIFEST)
+
+    def remove_manifest(self, digest: str) -> None:
+        """Removes a manifest and its tags. Raises NotFoundError."""
+        with self._content.operation() as op:
+            if not rules.remove_manifest(op, self.name, digest):
+                raise NotFoundError(f"no manifest {digest} in repository {self.name}")
+
+    def referrers(self, digest: str) -> list[Referrer]:
+        """The manifests here whose subject is `digest` (distribution-spec, "Listing Referrers")."""
+        out = []
+        with self._content.operation() as op:
+            for member, data in rules.referrers(op, self.name, digest):
+                document = parse_document(data, member.media_type, member.digest)
+                kind = document.artifact_type
+                if kind is None and isinstance(document, Manifest) and document.config is not None:
+                    kind = document.config.media_type
+                out.append(
+                    Referrer(
+                        member.digest, member.size, member.media_type, kind, document.annotations
+                    )
+                )
+        return out
+
+    # ---- tags ---------------------------------------------------------------------------------
+
+    def tags(self, after: str = "", limit: int | None = None) -> list[str]:
+        """Tags behind `after`, in lexical order, at most `limit`."""
+        with self._content.operation() as op:
+            found = [tag for tag in rules.tags(op, self.name) if tag > after]
+        return found if limit is None else found[:limit]
+
+    def remove_tag(self, tag: str) -> None:
+        """Removes a tag; the manifest stays. Raises NotFoundError."""
+        with self._content.operation() as op:
+            if rules.resolve(op, self.name, tag) is None:
+                raise NotFoundError(f"no tag {tag[:160]} in repository {self.name}")
+            op.commit_refs({}, [rules.ref_name(self.name, tag)])

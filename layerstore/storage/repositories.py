@@ -1,0 +1,165 @@
+"""Repositories: which digests may be read under which name.
+
+`MEMBERS` name, a zero byte, digest key -> JSON: `kind` (`manifest` or `blob`), `type` (media type of a
+manifest), `size`, and of blobs a ttl on the boot clock as leases have one. Each row is a root for gc. A
+manifest's row stays until it is deleted; a blob's as long as a manifest of the repository names it, or
+its ttl has not run out since it was put, asked for or mounted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..digest import from_key, to_key
+from . import graph
+from .index import Snapshot, Table, Write
+from .leases import expired, left, of_older_boot, stamp
+from .rows import dump
+
+if TYPE_CHECKING:
+    from .storage import Storage
+
+IDLE = 24 * 3600.0
+"""Seconds that a blob which no manifest names is kept after it was last asked for."""
+SLICE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One row: what a repository has under a digest."""
+
+    digest: str
+    is_manifest: bool
+    media_type: str
+    size: int
+    fresh: bool
+    """Touched so lately that it need not be touched again."""
+
+
+def _key(name: str, digest: str) -> bytes:
+    return _prefix(name) + to_key(digest)
+
+
+def _prefix(name: str) -> bytes:
+    return name.encode() + b"\0"
+
+
+def _parse(digest: str, value: bytes) -> Member:
+    row = json.loads(value)
+    is_manifest = row["kind"] == "manifest"
+    remaining = left(value)
+    fresh = remaining is None or remaining > 0.75 * row["ttl"]
+    return Member(digest, is_manifest, row.get("type", ""), row["size"], fresh)
+
+
+def find(snapshot: Snapshot, name: str, digest: str) -> Member | None:
+    """What a repository has under a digest; None if that may not be read there."""
+    value = snapshot.get(Table.MEMBERS, _key(name, digest))
+    return None if value is None else _parse(digest, value)
+
+
+def members(snapshot: Snapshot, name: str, after: str | None = None) -> Iterator[Member]:
+    """All that a repository has, in the order of the digests' keys."""
+    prefix = _prefix(name)
+    start = prefix if after is None else _key(name, after) + b"\0"
+    for key, value in snapshot.items(Table.MEMBERS, prefix, start=start):
+        yield _parse(from_key(key[len(prefix) :]), value)
+
+
+def keys(snapshot: Snapshot) -> Iterator[tuple[str, bytes]]:
+    """Repository and digest key of every row."""
+    for key, _ in snapshot.items(Table.MEMBERS):
+        name, _, digest = key.partition(b"\0")
+        yield name.decode(), digest
+
+
+def names(snapshot: Snapshot, after: str = "") -> Iterator[str]:
+    """Names of repositories behind `after`, sorted; one look-up each."""
+    start = after.encode() + b"\1" if after else b""
+    while True:
+        row = next(iter(snapshot.items(Table.MEMBERS, start=start)), None)
+        if row is None:
+            return
+        name = row[0].partition(b"\0")[0]
+        yield name.decode()
+        start = name + b"\1"
+
+
+def put(tx: Write, name: str, digest: str, size: int, ttl: float) -> None:
+    """A blob becomes, or stays, a member; its ttl begins anew."""
+    key = _key(name, digest)
+    old = tx.get(Table.MEMBERS, key)
+    if old is not None and json.loads(old)["kind"] == "manifest":
+        return
+    tx.put(Table.MEMBERS, key, dump({"kind": "blob", "size": size, **stamp(ttl)}))
+
+
+def put_manifest(tx: Write, name: str, digest: str, size: int, media_type: str) -> None:
+    """A manifest becomes a member, until it is removed."""
+    value = {"kind": "manifest", "type": media_type, "size": size, "ttl": None}
+    tx.put(Table.MEMBERS, _key(name, digest), dump(value))
+
+
+def remove(tx: Write, name: str, digest: str) -> bool:
+    """False if it was none."""
+    return tx.delete(Table.MEMBERS, _key(name, digest))
+
+
+def named(snapshot: Snapshot, name: str) -> set[bytes]:
+    """Digest keys of all that the manifests of a repository name."""
+    out: set[bytes] = set()
+    for member in members(snapshot, name):
+        if member.is_manifest:
+            serial = graph.serial_of(snapshot, member.digest)
+            if serial is not None:
+                out.update(to_key(edge.digest) for edge in graph.edges_of(snapshot, serial))
+    return out
+
+
+def expire(storage: Storage) -> None:
+    """Lets go the blobs whose ttl has run out and that no manifest of their repository names."""
+    over: dict[str, list[bytes]] = {}
+    older: list[bytes] = []
+    with storage.index.read() as snapshot:
+        for key, value in snapshot.items(Table.MEMBERS):
+            if of_older_boot(value):
+                older.append(key)
+            elif expired(value):
+                name = key.partition(b"\0")[0].decode()
+                over.setdefault(name, []).append(key)
+        for name, rows in over.items():
+            needed = named(snapshot, name)
+            prefix = len(_prefix(name))
+            over[name] = [key for key in rows if key[prefix:] not in needed]
+    for at in range(0, len(older), SLICE):
+        _restart(storage, older[at : at + SLICE])
+    for rows in over.values():
+        for at in range(0, len(rows), SLICE):
+            _expire(storage, rows[at : at + SLICE])
+
+
+def _restart(storage: Storage, rows: Iterable[bytes]) -> None:
+    """After a reboot the ttl starts anew, from now (rule 8)."""
+
+    def work(tx: Write) -> None:
+        for key in rows:
+            value = tx.get(Table.MEMBERS, key)
+            if value is not None and of_older_boot(value):
+                row = json.loads(value)
+                tx.put(Table.MEMBERS, key, dump({**row, **stamp(row["ttl"])}))
+
+    storage.index.update(work)
+
+
+def _expire(storage: Storage, rows: Iterable[bytes]) -> None:
+    def work(tx: Write) -> None:
+        for key in rows:
+            # Whoever asked for it meanwhile, or put a manifest that names it, has touched it.
+            value = tx.get(Table.MEMBERS, key)
+            if value is not None and expired(value):
+                tx.delete(Table.MEMBERS, key)
+
+    storage.index.update(work)

@@ -1,0 +1,143 @@
+"""`layerstore serve` as a process: real clients push and pull, and it ends when it is told to."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from cli.small_images import BASE, TOP, Layout
+
+import layerstore
+
+SERVE = [sys.executable, "-m", "layerstore", "--json", "serve", "--listen", "127.0.0.1:0"]
+
+
+def url_of(process: subprocess.Popen[str]) -> str:
+    """What the server says once it takes requests: a JSON document of several lines."""
+    said = ""
+    while not said.endswith("}\n"):
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    return json.loads(said)["url"]
+
+
+@contextlib.contextmanager
+def serving(path: Path, *options: str):
+    """A server on a store; its process and URL. It must end well."""
+    command = [*SERVE[:3], "--store", str(path), *SERVE[3:], *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process, url_of(process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(60)
+    assert code == 0
+
+
+def skopeo(*words: str) -> str:
+    return subprocess.run(["skopeo", *words], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.needs("skopeo")
+def test_skopeo_pushes_pulls_and_deletes(tmp_path):
+    layout = Layout(tmp_path / "layout")
+    layout.image("1", BASE, TOP, compressed=True)
+    source = f"{layout.path}:1"
+    with serving(tmp_path / "store") as (_, url):
+        where = f"docker://{url.removeprefix('http://')}/team/app:1"
+        skopeo("copy", "-q", "--dest-tls-verify=false", f"oci:{source}", where)
+        skopeo("copy", "-q", "--src-tls-verify=false", where, f"oci:{tmp_path / 'back'}:1")
+        raw = skopeo("inspect", "--raw", f"oci:{source}")
+        assert skopeo("inspect", "--raw", f"oci:{tmp_path / 'back'}:1") == raw
+        assert skopeo("inspect", "--raw", "--tls-verify=false", where) == raw
+        tags = json.loads(skopeo("list-tags", "--tls-verify=false", where.rpartition(":")[0]))
+        assert tags["Tags"] == ["1"]
+        skopeo("delete", "--tls-verify=false", where)
+        with pytest.raises(subprocess.CalledProcessError):
+            skopeo("inspect", "--tls-verify=false", where)
+    with layerstore.open(tmp_path / "store") as store:
+        assert store.check(full=True).ok
+
+
+def test_what_was_answered_is_there_after_a_kill(tmp_path):
+    store = tmp_path / "store"
+    data = os.urandom(300_000)
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    process = subprocess.Popen(
+        [*SERVE[:3], "--store", str(store), *SERVE[3:]], stdout=subprocess.PIPE, text=True
+    )
+    url = url_of(process)
+    request = urllib.request.Request(
+        f"{url}/v2/a/b/blobs/uploads/?digest={digest}", data, method="POST"
+    )
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 201
+    process.kill()
+    process.wait()
+    with serving(store) as (_, url):
+        with urllib.request.urlopen(f"{url}/v2/a/b/blobs/{digest}") as answer:
+            assert answer.read() == data
+
+
+def test_it_listens_on_loopback_only(tmp_path):
+    for address in ("0.0.0.0:0", "[::]:0", "nonsense"):
+        done = subprocess.run(
+            [*SERVE[:3], "--store", str(tmp_path / "s"), "serve", "--listen", address],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 1, done
+        assert "listen" in done.stderr
+
+
+SUITE = "github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111"
+
+
+@pytest.mark.skipif(
+    shutil.which("go") is None or os.environ.get("LAYERSTORE_SUITES") != "1",
+    reason="the specification's suite is fetched and built by Go: LAYERSTORE_SUITES=1",
+)
+def test_the_specification_s_own_suite(tmp_path):
+    suite = tmp_path / "suite"
+    environment = {**os.environ, "GOBIN": str(suite), "GOFLAGS": "-mod=mod"}
+    subprocess.run(["go", "install", SUITE], env=environment, check=True, timeout=900)
+    with serving(tmp_path / "store", "--sparse") as (_, url):
+        environment = {
+            **os.environ,
+            "OCI_REGISTRY": url.removeprefix("http://"),
+            "OCI_TLS": "disabled",
+            "OCI_REPO1": "conformance/one",
+            "OCI_REPO2": "conformance/two",
+            "OCI_VERSION": "dev",
+            "OCI_DATA_SPARSE": "true",
+            "OCI_DATA_SHA512": "true",
+            "OCI_API_MANIFESTS_TAG_PARAM": "true",
+            "OCI_API_BLOBS_UPLOAD_CANCEL": "true",
+            "OCI_API_BLOBS_DIGEST_HEADER": "true",
+            "OCI_API_BLOBS_MOUNT_ANONYMOUS": "true",
+            "OCI_API_MANIFESTS_DIGEST_HEADER": "true",
+            "OCI_RESULTS_DIR": str(tmp_path / "results"),
+        }
+        done = subprocess.run(
+            [str(suite / "conformance")],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-4000:]
+    assert "FAIL" not in said.partition("API conformance:")[2]
+    assert "Skip" not in said.partition("API conformance:")[2]
