@@ -67,7 +67,7 @@ fuzz: build ## New seeds for the property tests, libFuzzer for the C machines wh
 	@if cc=$$(command -v clang || command -v clang-14); then set -e; \
 	  mkdir -p build/fuzz/corpus build/fuzz/seeds; \
 	  for f in v7 oldgnu gnu ustar posix; do tar --format=$$f -cf build/fuzz/seeds/$$f.tar csrc tests/fuzz; done; \
-	  for target in split_join deflate tree_apply; do \
+	  for target in split_join deflate tree_apply respan streams; do \
 	    mkdir -p build/fuzz/corpus/$$target; \
 	    $$cc -g -O1 -std=c11 -Icsrc -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
 	      tests/fuzz/$$target.c csrc/*.c csrc/*/*.c -o build/fuzz/$$target; \

@@ -27,6 +27,7 @@
 #define LS_EOS -5      /* the system refused: ls_error.offset is the errno, the reason the call */
 #define LS_ECHANGED -6 /* a file is not what it was when it was looked at */
 #define LS_ESYSTEM -7  /* a system call failed */
+#define LS_EFORMAT -8  /* what belongs together does not fit together */
 
 typedef struct ls_error {
     int32_t code;
@@ -696,6 +697,115 @@ int ls_apply_clone(ls_apply *a, ls_apply *from, const ls_tree_mem *mem, int way,
  * after `before`: the number of seeds written to `out` (room for n). */
 size_t ls_apply_seeds(ls_apply *a, const ls_tree_mem *mem, const uint32_t *ids, size_t n,
                       uint64_t smallest, int64_t before_sec, uint32_t before_nsec, ls_seed *out);
+/* ---- gzip members as spans of tokens ------------------------------------------------------------ */
+/* A decoder of gzip (RFC 1952, any number of members) that keeps what an encoder decided: tokens,
+ * blocks, codes as they were transmitted. Its output is cut into *spans* where blocks or members begin,
+ * so that memory is bounded; a span's arrays are the caller's. As strict as zlib about what is valid. */
+
+#define LS_TOKENS_CONTENT 16777216 /* most bytes of content of a span */
+#define LS_TOKENS_TOKENS 4194304   /* most tokens */
+#define LS_TOKENS_EVENTS 16384     /* most blocks and what lies between them */
+#define LS_TOKENS_BYTES 4194304    /* most bytes of trees, headers, trailing bytes */
+#define LS_TOKENS_HEADER 262144    /* longest header of a member that is taken */
+#define LS_TOKENS_TRAILING 1048576 /* most bytes behind the last member */
+#define LS_TOKENS_SLACK 64         /* bytes that may be touched behind content */
+
+#define LS_EVENT_STORED 0 /* blocks, as the format numbers them */
+#define LS_EVENT_FIXED 1
+#define LS_EVENT_DYNAMIC 2
+#define LS_EVENT_HEADER 3   /* of a member */
+#define LS_EVENT_TRAILER 4  /* of a member: CRC and size, 8 bytes */
+#define LS_EVENT_ZEROS 5    /* behind a member: zeros */
+#define LS_EVENT_TRAILING 6 /* behind the last member: something else */
+
+typedef struct ls_event {
+    uint64_t bit;    /* where it begins, in bits from the start of the blob */
+    uint32_t kind;   /* LS_EVENT_* */
+    uint32_t tokens; /* of a block; stored: 0 */
+    uint32_t size;   /* of a block: bytes of content; else: bytes in the blob */
+    uint32_t bytes;  /* where its own bytes begin in ls_tokens_span.bytes: header, trailer, trailing
+                        bytes; of a dynamic block the tree, as respan_impl.h lays it out */
+    uint32_t final;
+    uint32_t padding; /* stored block, trailer: the bits before the byte boundary that lead to it */
+} ls_event;
+
+typedef struct ls_tokens_span {
+    uint8_t *content; /* `before` bytes of history, then the span's; room for `content_room` */
+    uint32_t *tokens; /* a literal, or distance << 16 | length; room for LS_TOKENS_TOKENS */
+    ls_event *events; /* room for LS_TOKENS_EVENTS */
+    uint8_t *bytes;   /* room for LS_TOKENS_BYTES */
+    size_t
+        content_room; /* at least history + LS_TOKENS_CONTENT + what models want behind + slack */
+    size_t before;    /* history: of the member that it begins in */
+    size_t size, n_tokens, n_events, n_bytes;
+    uint64_t offset;  /* content in the blob before it */
+    uint64_t at;      /* content of the member before it */
+    uint64_t flushed; /* content of the member before the last flush (empty stored block) */
+    uint64_t bit, end_bit;
+    uint32_t inside; /* it begins inside a member */
+    uint32_t carry;  /* the bits before `bit` in its byte */
+} ls_tokens_span;
+
+typedef struct ls_tokens ls_tokens;
+
+size_t ls_tokens_sizeof(void);
+void ls_tokens_init(ls_tokens *d);
+/* Begins a span in these arrays; its history (at most `history` bytes, at least 32 KiB if there are so
+ * many) is taken from `last`, the span before (NULL for the first). */
+void ls_tokens_begin(ls_tokens *d, ls_tokens_span *span, const ls_tokens_span *last,
+                     size_t history);
+
+#define LS_TOKENS_MORE 0 /* all was looked at; what was not used comes again, with more behind it */
+#define LS_TOKENS_SPAN 1 /* the span is complete: begin another, and come again with the rest */
+#define LS_TOKENS_END 2  /* `last` and all is decoded; the span is complete, if it has events */
+
+/* Decodes; `*used` bytes of `data` are done with. `wanted`: bytes of content at which a span ends (a
+ * flush or a member's end counts from half of it). `last`: nothing comes behind `data`. LS_EINVALID: not
+ * valid; LS_ELIMIT: valid, but more than a span holds; then the decoder is dead. */
+int ls_tokens_feed(ls_tokens *d, ls_tokens_span *span, size_t wanted, const uint8_t *data,
+                   size_t size, int last, size_t *used, ls_error *err);
+
+/* ---- spans as what a model of their encoder mispredicts ------------------------------------------ */
+
+/* Facts of a model (csrc/deflate/model.h). */
+typedef struct ls_model_facts {
+    uint32_t id;
+    uint32_t history; /* bytes wanted in front of a span, and behind it */
+    uint32_t ahead;
+    uint32_t span; /* bytes of content of a span that suit it */
+    const char *name;
+} ls_model_facts;
+
+#define LS_MODEL_MAX_HISTORY 1048576
+#define LS_MODEL_MAX_AHEAD 262144
+
+/* The n-th model there is; 0 when there are no more. */
+int ls_respan_model(uint32_t n, ls_model_facts *facts);
+/* Memory for the two calls below; 0: no such model. Aligned to 64 bytes. */
+size_t ls_respan_sizeof(uint32_t model);
+
+/* Corrections of a span; `following` is the span behind it, NULL for the last. What the model wants
+ * behind the content is copied there. `room` bounds the corrections: LS_ELIMIT when that is too little.
+ * `scratch` takes 2 * LS_TOKENS_TOKENS numbers. */
+int ls_respan_analyse(void *work, uint32_t model, ls_tokens_span *span,
+                      const ls_tokens_span *following, uint32_t *scratch, uint8_t *out, size_t room,
+                      size_t *out_len, ls_error *err);
+
+typedef struct ls_respan {
+    const uint8_t *content; /* the span's; `before` bytes lie in front, `after` + slack behind */
+    size_t before, size, after;
+    uint64_t offset;       /* content in the blob before it */
+    uint64_t bit, end_bit; /* where its bits begin and end in the blob */
+    const uint8_t *corrections;
+    size_t corrections_size;
+} ls_respan;
+
+#define LS_RESPAN_ROOM 16384 /* bytes of output wanted beyond what will come out */
+
+/* The blob's bytes from bit / 8 to end_bit / 8. `tokens` takes LS_TOKENS_TOKENS numbers, `scratch` twice
+ * as many. LS_EFORMAT when the parts do not fit. */
+int ls_respan_make(void *work, uint32_t model, const ls_respan *r, uint32_t *tokens,
+                   uint32_t *scratch, uint8_t *out, size_t room, size_t *out_len, ls_error *err);
 
 /* ---- mounts -------------------------------------------------------------------------------------- */
 /* These do system calls, and need the rights for them (CAP_SYS_ADMIN in the namespaces concerned).

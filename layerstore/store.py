@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, Unpack
@@ -54,15 +55,26 @@ def open(
     create: bool = True,
     readonly: bool = False,
     timeout: float | None = None,
+    raw_cache: int = 0,
 ) -> Store:
     """Opens the store in a directory; makes it if it is missing, unless `create` is False.
 
     `readonly` needs no right to write; what it reads is verified, but nothing is held for it.
-    `timeout` (seconds) bounds every wait for another process; None waits for ever.
+    `timeout` (seconds) bounds every wait for another process; None waits for ever. `raw_cache`: bytes
+    that copies of popular blobs may take, so that these are read from a file instead of being made
+    again; copies that are there are used in any case.
     Raises NotFoundError, UnsupportedError (newer format, remote filesystem), CorruptError, BusyError,
     PermissionDeniedError."""
     where = os.fspath(path) if path is not None else default_path()
-    return Store(open_storage(where, create_missing=create, readonly=readonly, timeout=timeout))
+    return Store(
+        open_storage(
+            where,
+            create_missing=create,
+            readonly=readonly,
+            timeout=timeout,
+            raw_cache=raw_cache,
+        )
+    )
 
 
 def rebuild_index(
@@ -419,9 +431,9 @@ class Store:
     ) -> list[values.ImageInfo]:
         """Takes one image, or with `all` every image of a transport (`oci:`, `oci-archive:`,
         `docker-archive:`). `strict` refuses layers that do not decode or do not match their diff_id;
-        `defer` leaves looking into compressed layers for later. A layer that inflates to more than
-        `inflate_limit` bytes (None: 1 TiB) is kept and given back exactly, with a warning; whoever
-        wants what is in it gets LimitError or InvalidInputError."""
+        `defer` leaves optimizing compressed layers, and looking into them, for later. A layer that
+        inflates to more than `inflate_limit` bytes (None: 1 TiB) is kept and given back exactly, with a
+        warning; whoever wants what is in it gets LimitError or InvalidInputError."""
         from .oci.importing import import_images
         from .oci.transports import parse
 
@@ -804,6 +816,46 @@ class Store:
             aggressive=aggressive,
             limits=Limits(max_used_space, min_free_space),
             progress=progress,
+        )
+
+    def optimize(
+        self,
+        names: Sequence[str] = (),
+        *,
+        max_corrections: float = 0.02,
+        max_time: float | None = None,
+        inflate_limit: int | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> values.OptimizeReport:
+        """Turns blobs that are kept as they came into deduplicated content and a recipe, proves each,
+        then frees the file; of some images, or of all. Others go on meanwhile; stopped at any moment it
+        loses nothing, and the next one goes on.
+
+        `max_corrections`: share of a blob that its recipe may have, else it stays as it is, and the
+        report says why. `max_time` in seconds. Raises NotFoundError for a name."""
+        from .layers import optimize
+        from .layers.inflate import DEFAULT_LIMIT
+        from .oci import images
+
+        self._storage.check_usable()
+        started = time.monotonic()
+        roots = None
+        if names:
+            roots = self._with(lambda op: [images.find(op, name).digest for name in names])
+        outcomes, complete = optimize.optimize(
+            self._content,
+            self._content.raw_blobs(roots),
+            max_corrections=max_corrections,
+            max_time=max_time,
+            inflate_limit=DEFAULT_LIMIT if inflate_limit is None else inflate_limit,
+            progress=progress,
+        )
+        return values.OptimizeReport(
+            tuple(outcome.blob for outcome in outcomes),
+            sum(outcome.freed for outcome in outcomes),
+            sum(outcome.written for outcome in outcomes),
+            time.monotonic() - started,
+            complete,
         )
 
     def check(

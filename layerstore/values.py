@@ -166,6 +166,32 @@ class GCReport:
 
 
 @dataclass(frozen=True, slots=True)
+class OptimizedBlob:
+    """What became of a blob that was kept as it came. `result`: `gzip` (made again from its content and
+    a recipe of `recipe_bytes`) or `raw` (as it was, for this `reason`). `encoder`: whose model makes it
+    again, or who has likely made it."""
+
+    digest: str
+    encoder: str
+    bytes: int
+    recipe_bytes: int
+    result: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizeReport:
+    """What an optimize did. `freed_bytes`: of files that are not needed any more; `written_bytes`: what
+    packs grew by for content that was new. Not `complete`: a time limit ended it."""
+
+    blobs: tuple[OptimizedBlob, ...]
+    freed_bytes: int
+    written_bytes: int
+    seconds: float
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Damage:
     """One damaged blob: which form, why, the images that need it, the paths that are hit."""
 
@@ -222,6 +248,8 @@ class Stats:
     alone: int = 0
     shared: int = 0
     per_image: tuple[ImageCost, ...] = ()
+    raw_cache: int = 0
+    """Copies of popular blobs: may be taken away at any time."""
 
 
 @dataclass(frozen=True, slots=True)

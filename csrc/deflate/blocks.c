@@ -41,7 +41,7 @@ const uint8_t ls_length_symbol[MAX_MATCH + 1] = {
     26, 26, 26, 26, 26, 26, 26, 26, 26, 26, 26, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27,
     27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 28,
 };
-static const uint8_t codelen_order[CODELEN_SYMBOLS] = {
+const uint8_t ls_codelen_order[CODELEN_SYMBOLS] = {
     16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15,
 };
 // clang-format on
@@ -54,8 +54,7 @@ static uint32_t last_used(const uint8_t *lengths, uint32_t n, uint32_t least) {
     return n;
 }
 
-/* The lengths as runs; returns how many. */
-static uint32_t run_lengths(const uint8_t *lengths, uint32_t n, uint8_t *runs, uint8_t *extra) {
+uint32_t ls_run_lengths(const uint8_t *lengths, uint32_t n, uint8_t *runs, uint8_t *extra) {
     uint32_t out = 0;
     for (uint32_t i = 0; i < n;) {
         uint8_t length = lengths[i];
@@ -94,7 +93,7 @@ static uint64_t body_bits(const ls_counts *counts, const ls_code *litlen, const 
     return bits;
 }
 
-static void fixed_codes(ls_code *litlen, ls_code *dist) {
+void ls_fixed_codes(ls_code *litlen, ls_code *dist) {
     /* Symbols 286 and 287 take part in the code (3.2.6); they are behind all others of 8 bits. */
     memset(litlen, 0, sizeof *litlen);
     memset(dist, 0, sizeof *dist);
@@ -170,13 +169,13 @@ int ls_block_write(ls_block_work *work, const ls_token *tokens, size_t n, const 
     uint8_t lengths[LITLEN_SYMBOLS + DIST_SYMBOLS];
     memcpy(lengths, litlen->lengths, n_litlen);
     memcpy(lengths + n_litlen, dist->lengths, n_dist);
-    uint32_t n_runs = run_lengths(lengths, n_litlen + n_dist, work->runs, work->run_extra);
+    uint32_t n_runs = ls_run_lengths(lengths, n_litlen + n_dist, work->runs, work->run_extra);
     memset(work->counts, 0, CODELEN_SYMBOLS * sizeof *work->counts);
     for (uint32_t i = 0; i < n_runs; i++)
         work->counts[work->runs[i]]++;
     ls_code_make(work->counts, CODELEN_SYMBOLS, MAX_CODELEN_BITS, &work->codelen);
     uint32_t n_codelen = CODELEN_SYMBOLS;
-    while (n_codelen > 4 && !work->codelen.lengths[codelen_order[n_codelen - 1]])
+    while (n_codelen > 4 && !work->codelen.lengths[ls_codelen_order[n_codelen - 1]])
         n_codelen--;
     uint64_t dynamic = 3 + 5 + 5 + 4 + 3 * n_codelen + body_bits(counts, litlen, dist);
     for (uint32_t i = 0; i < n_runs; i++)
@@ -208,7 +207,7 @@ int ls_block_write(ls_block_work *work, const ls_token *tokens, size_t n, const 
         ls_bits_put(b, n_codelen - 4, 4);
         for (uint32_t i = 0; i < n_codelen; i++) {
             ls_bits_flush(b);
-            ls_bits_put(b, work->codelen.lengths[codelen_order[i]], 3);
+            ls_bits_put(b, work->codelen.lengths[ls_codelen_order[i]], 3);
         }
         for (uint32_t i = 0; i < n_runs; i++) {
             uint8_t symbol = work->runs[i];
@@ -219,7 +218,7 @@ int ls_block_write(ls_block_work *work, const ls_token *tokens, size_t n, const 
         ls_bits_flush(b);
         write_body(b, tokens, n, litlen, dist);
     } else if (least == fixed) {
-        fixed_codes(litlen, dist);
+        ls_fixed_codes(litlen, dist);
         ls_bits_put(b, (uint64_t)(final != 0), 1);
         ls_bits_put(b, 1, 2);
         ls_bits_flush(b);

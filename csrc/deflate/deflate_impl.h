@@ -80,6 +80,12 @@ static inline uint32_t ls_dist_symbol(uint32_t dist) {
     return 2 * k + (d >> (k - 1) & 1);
 }
 
+extern const uint8_t ls_codelen_order[CODELEN_SYMBOLS]; /* as their lengths are transmitted */
+
+/* Lengths as runs, from the front, the longest possible; returns how many (FORMAT.md, 15.5). */
+uint32_t ls_run_lengths(const uint8_t *lengths, uint32_t n, uint8_t *runs, uint8_t *extra);
+void ls_fixed_codes(ls_code *litlen, ls_code *dist);
+
 /* Optimal lengths of at most `limit` bits for symbols with these counts, and their canonical codes.
  * A symbol with count 0 gets none; a single one gets a length of 1. */
 void ls_code_make(const uint32_t *counts, uint32_t n, uint32_t limit, ls_code *code);

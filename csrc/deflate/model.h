@@ -21,19 +21,21 @@ typedef struct ls_span {
     size_t size; /* bytes to be tokenised */
     size_t
         after;   /* bytes of the same stream behind: at least `ahead` of the model, or all there are
-                            up to where the encoder's input ended or was flushed (an empty stored block) */
+                            up to where the encoder's input ended or was flushed (an empty stored block);
+                            16 bytes more can be read, and must not matter */
     uint64_t at; /* content offset of the first byte from the start of the stream (member) */
     uint64_t
         flushed; /* content offset of the last flush before it, 0 if none: pieces begin there */
 } ls_span;
 
-/* A token that is another than the model's: the index counts the tokens of the span. */
+/* A token that is another than the model's: the index counts the tokens of the span (not the segment's).
+ * In making a literal is below 256 and no more: which byte, the content says. */
 typedef struct ls_correction {
     uint32_t index;
     ls_token actual;
 } ls_correction;
 
-/* Both ways of asking. Analysis: `tokens` holds what is there, n of them, and each one that the model did
+/* Both ways of asking, for one block. Analysis: `tokens` holds what is there, n of them, and each one that the model did
  * not predict is added to `corrections` (LS_ELIMIT when there is no room for it). Making: `tokens` is filled, and
  * `corrections` (sorted) overrule. */
 typedef struct ls_asking {
@@ -46,6 +48,10 @@ typedef struct ls_asking {
     size_t next;     /* making: the first one that is not used up */
 } ls_asking;
 
+/* Empty stored blocks do not end the input of this encoder (gzip --rsyncable): a span goes on over them,
+ * `flushed` stays 0. Without it a span ends there, and the next begins. */
+#define LS_MODEL_UNFLUSHED 1u
+
 typedef struct ls_model ls_model;
 struct ls_model {
     uint32_t id; /* for ever: what a recipe names */
@@ -56,6 +62,7 @@ struct ls_model {
     uint32_t block_tokens;  /* tokens of a full block, 0 if that does not end one */
     uint32_t block_content; /* blocks end at multiples of so many bytes since the flush, 0 if not */
     size_t state;           /* bytes of state, 64-byte aligned, not cleared */
+    uint32_t flags;         /* LS_MODEL_* */
 
     /* Begins a span: reads the history. */
     void (*begin)(const ls_model *m, void *state, const ls_span *span);
@@ -70,7 +77,8 @@ struct ls_model {
     /* Codes of a dynamic block with these tokens. `variant` 0 is the likeliest, then others (klauspost: the
      * table of the block's first 65,535 bytes; an older table used again). Fills the lengths of `litlen`
      * and `dist` as they are transmitted, *hlit and *hdist (counts of symbols transmitted). Returns 0 when
-     * there is no such variant. */
+     * there is no such variant. Asked behind the block's tokens, or not at all, or for one variant only:
+     * the answer rests on the tokens and on what `begin`, `verify`, `make` and `skip` left. */
     int (*trees)(const ls_model *m, void *state, uint32_t variant, const ls_token *tokens, size_t n,
                  ls_code *litlen, ls_code *dist, uint32_t *hlit, uint32_t *hdist);
     /* How the lengths are written: which run-length symbols (their count), out of hlit + hdist lengths.
@@ -81,8 +89,11 @@ struct ls_model {
     const void *parameters; /* of the level */
 };
 
-/* Every model there is, by id; NULL behind the last. Each family's file gives its own part. */
+/* Every model there is (registry.c), by id and by number; NULL: no such model. Each family's file gives
+ * its part; id 0 is behind its last. */
 const ls_model *ls_model_by_id(uint32_t id);
+const ls_model *ls_model_number(uint32_t n);
+extern const ls_model ls_models_none[];   /* id 1: literals only */
 extern const ls_model ls_models_zlib[];   /* ids 100 to 199: zlib 1-9, gzip, pigz, java, python */
 extern const ls_model ls_models_golazy[]; /* ids 200 to 219: Go's compress/flate to 1.26, 2-9 */
 extern const ls_model ls_models_gofast[]; /* ids 220 to 229: its level 1 */

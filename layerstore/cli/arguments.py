@@ -56,6 +56,14 @@ def size(text: str) -> int:
     return value
 
 
+def share(text: str) -> float:
+    """A share from `2%`, `0.5%` or a plain number of percent: 0 to 100."""
+    number = text.strip().removesuffix("%").strip()
+    if not _NUMBER.fullmatch(number) or float(number) > 100:
+        raise ArgumentTypeError(f"{text!r} is no share (write 2%, 0.5% or 2)")
+    return float(number) / 100
+
+
 def directory(text: str) -> str:
     """A directory's name; an empty one is a variable that was never set, not the current directory."""
     if not text:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import errno
 import os
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .arguments import size
 from .location import store_path
 from .output import Output
+from .parser import UsageError
 from .progress import Meter, meter
 from .signals import Guard
 
@@ -91,11 +93,23 @@ class Context:
         if store is not None:
             store.close()
 
+    def _raw_cache(self) -> int:
+        """The budget for copies of popular blobs."""
+        if self.args.raw_cache is not None:
+            return int(self.args.raw_cache)
+        given = os.environ.get("LAYERSTORE_RAW_CACHE")
+        try:
+            return size(given) if given else 0
+        except ArgumentTypeError as error:
+            raise UsageError(f"$LAYERSTORE_RAW_CACHE: {error}", "layerstore", "") from error
+
     def _open(self, *, create: bool, write: bool) -> layerstore.Store:
         import layerstore
 
         opener = self._open_store or layerstore.open
         options: dict[str, Any] = {"create": create, "timeout": self.args.timeout}
+        if raw_cache := self._raw_cache():
+            options["raw_cache"] = raw_cache
         try:
             try:
                 return opener(self.path, **options)

@@ -167,6 +167,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "layerstore lease ls": (("a table", "layerstore lease ls"),),
     "layerstore lease rm": (("one or more", "layerstore lease rm 8c1f 77d0"),),
+    "layerstore optimize": (
+        ("everything that came compressed", "layerstore optimize"),
+        ("one image, for ten minutes at most", "layerstore optimize app:1.2 --max-time 10m"),
+        ("nothing whose recipe is large", "layerstore optimize --max-corrections 0.1%"),
+    ),
     "layerstore gc": (
         ("what would go", "layerstore gc --dry-run"),
         ("the nightly run", "layerstore gc --max-time 10m --max-repack-size 10G"),

@@ -130,6 +130,13 @@ GLOBAL = (
         takes="lease",
         metavar="ID",
     ),
+    _option(
+        "--raw-cache",
+        help="keep copies of popular compressed blobs, so many bytes in all (or "
+        "$LAYERSTORE_RAW_CACHE)",
+        metavar="SIZE",
+        type=arguments.size,
+    ),
     _flag("-v", "--verbose", help="say more"),
     _flag("-q", "--quiet", help="say less: results and errors only"),
 )
@@ -573,6 +580,37 @@ VERBS = (
     Verb("snapshot", "containers' own filesystems over images", verbs=_SNAPSHOT),
     Verb("blob", "any blob by its digest: cat, put, stat, ls", verbs=_BLOB),
     Verb("lease", "protect what commands put from gc: create, ls, rm", verbs=_LEASE),
+    Verb(
+        "optimize",
+        "turn compressed blobs into deduplicated content and a recipe, and free their files",
+        "verbs_maintenance",
+        "optimize",
+        (
+            Argument(
+                ("names",),
+                "images whose blobs are to be optimized (default: all blobs)",
+                takes="image",
+                nargs="*",
+                metavar="NAME",
+            ),
+            _option(
+                "--max-corrections",
+                help="leave a blob whose recipe would take more than this share of it (default: 2%%)",
+                metavar="PERCENT",
+                type=arguments.share,
+                default=0.02,
+            ),
+            _option(
+                "--max-time",
+                help="stop after this long; the next optimize goes on",
+                metavar="TIME",
+                type=arguments.positive_duration,
+            ),
+        ),
+        "Each blob is made again from what was stored, and its digest compared, before its file goes: "
+        "it comes out with the same bytes. What cannot be made again stays as it is, with the reason. "
+        "Safe at any time, while others read and write, and can be stopped at any moment.",
+    ),
     Verb(
         "gc",
         "free what nothing refers to",

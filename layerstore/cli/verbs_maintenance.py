@@ -1,4 +1,4 @@
-"""gc, check, stats: keeping a store lean and sound, and knowing what it costs."""
+"""optimize, gc, check, stats: keeping a store lean and sound, and knowing what it costs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,51 @@ from .output import human, human_seconds, short
 
 if TYPE_CHECKING:
     import layerstore
+
+
+def optimize(context: Context) -> None:
+    """`optimize [NAME...]`"""
+    args, output = context.args, context.output
+    report = context.store(write=True).optimize(
+        args.names,
+        max_corrections=args.max_corrections,
+        max_time=args.max_time,
+        progress=context.progress,
+    )
+    context.done()
+    if output.json:
+        output.document(
+            {
+                "blobs": [
+                    {
+                        "digest": blob.digest,
+                        "encoder": blob.encoder,
+                        "bytes": blob.bytes,
+                        "recipe_bytes": blob.recipe_bytes,
+                        "result": blob.result,
+                        "reason": blob.reason,
+                    }
+                    for blob in report.blobs
+                ],
+                "freed_bytes": report.freed_bytes,
+                "written_bytes": report.written_bytes,
+                "seconds": round(report.seconds, 3),
+                "complete": report.complete,
+            }
+        )
+        return
+    for blob in report.blobs:
+        if blob.result == "raw":
+            output.line(f"raw   {short(blob.digest)}  {blob.encoder}: {blob.reason}")
+            continue
+        sizes = f"{human(blob.bytes)}, recipe {human(blob.recipe_bytes)}"
+        output.line(f"gzip  {short(blob.digest)}  {blob.encoder}: {sizes}")
+    changes = (
+        f"freed {human(report.freed_bytes)}, stored {human(report.written_bytes)} of new content"
+    )
+    output.line(f"{changes}, {human_seconds(report.seconds)}")
+    if not report.complete:
+        output.note("stopped by --max-time: the next optimize goes on")
 
 
 def gc(context: Context) -> None:
@@ -201,6 +246,7 @@ def _stats(found: layerstore.Stats, *, per_image: bool) -> dict[str, Any]:
         "stored": {
             "packs": found.packs,
             "raw": found.raw,
+            "raw_cache": found.raw_cache,
             "unpacked": found.unpacked,
             "index": found.index,
             "total": found.total,

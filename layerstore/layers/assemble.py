@@ -13,13 +13,16 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from typing import BinaryIO, cast
 
 from ..core.deflate import WINDOW
+from ..core.recipe import Recipe
 from ..core.split import Joiner
 from ..errors import BusyError, CorruptError, InvalidInputError, NotFoundError, StoreFullError
 from ..storage import graph
 from ..storage.index import Snapshot, Table
 from ..storage.operation import Operation, present, prove, visible
+from ..storage.rawcache import Filler
 from ..storage.reading import Slice
 from ..storage.rows import PIECE, BlobRow, RawRow, Stream, serial_key
 from ..storage.storage import Storage
@@ -27,6 +30,8 @@ from . import regenerate
 from .hashpipe import HashPipe
 
 OUT = 2 << 20
+FIRST = 512 << 10
+"""Bytes of the first piece of a tar."""
 LOW = 128 << 10
 """Header stream or marks below which more is fetched: what is left over then is copied."""
 _ZEROS = bytes(OUT)
@@ -46,7 +51,10 @@ class BlobFile(io.RawIOBase):
         digest: str,
         op: Operation | None = None,
         may_read: Callable[[Snapshot], bool] | None = None,
+        *,
+        remade: bool = False,
     ) -> None:
+        """`remade`: from its gzip form, proven or not, whatever else it is kept as."""
         super().__init__()
         self._storage = storage
         self._op: Operation | None = None
@@ -69,6 +77,9 @@ class BlobFile(io.RawIOBase):
             raise
         self.digest = digest
         self._serial, self.row = found
+        self._copies = None if remade else storage.rawcache
+        if remade:
+            self.row.inline = self.row.plain = self.row.tar = self.row.raw = None
         self.size = self.row.size
         self._at = 0
         self._source: Iterator[memoryview] | None = None
@@ -129,7 +140,9 @@ class BlobFile(io.RawIOBase):
         if self._at == 0:
             self._source = self._verified()
         else:
-            self._source = pieces_from(self._storage, self.row, self._at)
+            self._source = self._from_copy(self._at) or pieces_from(
+                self._storage, self.row, self._at
+            )
 
     def chunks(self) -> Iterator[memoryview]:
         """The whole blob in pieces of up to 2 MiB, digest verified before the last one is given.
@@ -140,17 +153,31 @@ class BlobFile(io.RawIOBase):
     def _verified(self) -> Iterator[memoryview]:
         algorithm = self.digest.partition(":")[0]
         done = 0
-        with HashPipe([algorithm]) as hashes:
+        with contextlib.ExitStack() as stack:
+            hashes = stack.enter_context(HashPipe([algorithm]))
             held: memoryview | None = None
             busy: list[Future[None]] = []
-            for piece in assemble(self._storage, self._serial, self.row, busy):
+            source = self._from_copy(0)
+            filler = None if source is not None else self._filler()
+            if source is None:
+                source = assemble(self._storage, self._serial, self.row, busy)
+            if filler is not None:
+                stack.callback(filler.close)
+            for piece in source:
+                if filler is not None:
+                    filler.write(piece)
                 if held is not None:
                     yield held
+                    held = None
                 future = hashes.feed(piece)
                 if future is not None:
                     busy.append(future)
-                held = piece
                 done += len(piece)
+                # Only what may be the last is held back.
+                if done < self.size:
+                    yield piece
+                else:
+                    held = piece
                 if done & ((1 << 28) - 1) < len(piece):
                     self._renew()
             got = hashes.digests()[algorithm]
@@ -160,6 +187,8 @@ class BlobFile(io.RawIOBase):
                     "run `layerstore check --full`, or put the same content again",
                     digest=self.digest,
                 )
+            if filler is not None:
+                filler.finish()
             form = self.row.gzip
             if form is not None and not self.row.forms and not self._storage.readonly:
                 # A reader is not to fail for it: without room or turn the recipe stays unproven.
@@ -167,6 +196,33 @@ class BlobFile(io.RawIOBase):
                     prove(self._storage, self._serial, form)
             if held is not None:
                 yield held
+
+    def _from_copy(self, offset: int) -> Iterator[memoryview] | None:
+        """The bytes from `offset` on out of a copy, if there is one and making them is work."""
+        if self._copies is None or self.row.forms != ("gzip",):
+            return None
+        copy = self._copies.open(self._serial, self.size)
+        if copy is None:
+            return None
+
+        def pieces() -> Iterator[memoryview]:
+            at = offset
+            with contextlib.closing(copy):
+                try:
+                    for piece in copy.pieces(offset):
+                        yield piece
+                        at += len(piece)
+                    return
+                except CorruptError:
+                    self._storage.rawcache.drop(self._serial)
+            yield from pieces_from(self._storage, self.row, at)
+
+        return pieces()
+
+    def _filler(self) -> Filler | None:
+        if self._copies is None or self.row.forms != ("gzip",):
+            return None
+        return self._copies.begin(self._serial, self.size)
 
     def _renew(self) -> None:
         if self._op is None:
@@ -197,7 +253,7 @@ def assemble(
         for data, offset, size in storage.chunks.slices(storage.chunks.iter_runs(row.plain)):
             yield memoryview(data)[offset : offset + size]
     elif row.raw is not None:
-        yield from raw_pieces(storage, row.raw, 0)
+        yield from _raw(storage, row, 0)
     elif row.gzip is not None:
         yield from _gzip_pieces(storage, row)
     else:
@@ -215,7 +271,7 @@ def pieces_from(storage: Storage, row: BlobRow, offset: int) -> Iterator[memoryv
         for data, start, size in storage.chunks.slices(runs, offset):
             yield memoryview(data)[start : start + size]
     elif row.raw is not None:
-        yield from raw_pieces(storage, row.raw, offset)
+        yield from _raw(storage, row, offset)
     elif row.gzip is not None:
         yield from _gzip_pieces(storage, row, offset)
     else:
@@ -245,57 +301,103 @@ def _gzip_pieces(storage: Storage, row: BlobRow, offset: int = 0) -> Iterator[me
         raise CorruptError(f"blob {row.digest} has no gzip form", digest=row.digest)
     regenerate.check_form(form)
     serial, inner = inner_of(storage, row)
+
+    def source(start: int) -> Iterator[memoryview]:
+        if start:
+            return pieces_from(storage, inner, start)
+        return assemble(storage, serial, inner, [])
+
+    if form.recipe is not None:
+        recipe = Recipe.from_bytes(storage.chunks.read_stream(form.recipe))
+        if recipe.blob_size != row.size or recipe.content_size != inner.size:
+            raise CorruptError(f"blob {row.digest}: its recipe is damaged", digest=row.digest)
+        if offset >= row.size:
+            return
+        first = recipe.find(offset)
+        at = recipe.extent(first).blob_start
+        made = regenerate.followed(storage.pool, storage.workers, recipe, source, first)
+        yield from _from(made, at, offset)
+        return
     first, at = 0, regenerate.HEADER_SIZE
+    start = 0
     if offset:
         first, at = regenerate.begin(row, storage.chunks.read_stream(form.points), offset)
-        source = pieces_from(storage, inner, max(0, first * form.piece - WINDOW))
-    else:
-        source = assemble(storage, serial, inner, [])
+        start = max(0, first * form.piece - WINDOW)
     if offset < regenerate.HEADER_SIZE:
         yield memoryview(regenerate.header(form.level))[offset:]
-    for piece in regenerate.deflated(
-        storage.pool, storage.workers, source, inner.size, form.level, first
-    ):
+    made = regenerate.deflated(
+        storage.pool, storage.workers, source(start), inner.size, form.level, first
+    )
+    yield from _from(made, at, offset)
+    tail = regenerate.trailer(form.crc, inner.size)
+    yield memoryview(tail)[max(0, offset - (row.size - len(tail))) :]
+
+
+def _from(pieces: Iterator[bytes], at: int, offset: int) -> Iterator[memoryview]:
+    """Pieces that begin at `at`, from `offset` on."""
+    for piece in pieces:
         skip = max(0, offset - at)
         at += len(piece)
         if skip < len(piece):
             yield memoryview(piece)[skip:]
-    yield memoryview(regenerate.trailer(form.crc, inner.size))[max(0, offset - at) :]
 
 
-def raw_pieces(storage: Storage, serial: int, offset: int) -> Iterator[memoryview]:
-    """A raw file from `offset` on, each piece verified."""
+def _raw(storage: Storage, row: BlobRow, offset: int) -> Iterator[memoryview]:
+    """A blob from its raw file; from another form if that was dropped since the row was read."""
+    file = open_raw(storage, row)
+    if file is None:
+        with storage.index.read() as snapshot:
+            serial = graph.serial_of(snapshot, row.digest)
+            now = None if serial is None else graph.blob_row(snapshot, serial)
+        if now is None or now.raw == row.raw:
+            where = storage.raws.path(row.raw or 0)
+            raise CorruptError(f"raw file {where} is missing", digest=row.digest, where=where)
+        yield from pieces_from(storage, now, offset)
+        return
+    raw, opened, path = file
+    with opened:
+        yield from raw_pieces(storage, raw, opened, path, offset)
+
+
+def open_raw(storage: Storage, row: BlobRow) -> tuple[RawRow, BinaryIO, str] | None:
+    """The raw file of a blob, to be closed by the caller; None if file or row are gone."""
+    if row.raw is None:
+        return None
     with storage.index.read() as snapshot:
-        value = snapshot.get(Table.RAWS, serial_key(serial))
+        value = snapshot.get(Table.RAWS, serial_key(row.raw))
     if value is None:
-        raise CorruptError(f"raw file {serial:012x} has no row", where=storage.raws.path(serial))
-    raw = RawRow.parse(value)
-    path = storage.raws.path(serial)
+        return None
+    path = storage.raws.path(row.raw)
     try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed below)
-    except FileNotFoundError as e:
-        raise CorruptError(f"raw file {path} is missing", where=path) from e
-    with file:
-        at = offset // PIECE * PIECE
-        file.seek(at)
-        while at < raw.size:
-            data = file.read(OUT)
-            if not data:
-                raise CorruptError(
-                    f"raw file {path} ends at {at} of {raw.size} bytes", where=path, offset=at
-                )
+        return RawRow.parse(value), cast(BinaryIO, open(path, "rb", buffering=0)), path
+    except FileNotFoundError:
+        return None
+
+
+def raw_pieces(
+    storage: Storage, raw: RawRow, file: BinaryIO, path: str, offset: int
+) -> Iterator[memoryview]:
+    """A raw file from `offset` on, each piece verified."""
+    at = offset // PIECE * PIECE
+    file.seek(at)
+    while at < raw.size:
+        data = file.read(OUT)
+        if not data:
+            raise CorruptError(
+                f"raw file {path} ends at {at} of {raw.size} bytes", where=path, offset=at
+            )
+        view = memoryview(data)
+        while len(view) % PIECE and at + len(view) < raw.size:
+            more = file.read(PIECE - len(view) % PIECE)
+            if not more:
+                break
+            data += more
             view = memoryview(data)
-            while len(view) % PIECE and at + len(view) < raw.size:
-                more = file.read(PIECE - len(view) % PIECE)
-                if not more:
-                    break
-                data += more
-                view = memoryview(data)
-            for start in range(0, len(view), PIECE):
-                storage.raws.verify(raw, (at + start) // PIECE, view[start : start + PIECE], path)
-            skip = max(0, offset - at)
-            at += len(view)
-            yield view[skip:]
+        for start in range(0, len(view), PIECE):
+            storage.raws.verify(raw, (at + start) // PIECE, view[start : start + PIECE], path)
+        skip = max(0, offset - at)
+        at += len(view)
+        yield view[skip:]
 
 
 class _Slices:
@@ -366,7 +468,9 @@ def _tar_pieces(
         if skipping and not filled and produced + OUT > offset:
             skipping = False
             slices = _Slices(_content(storage, tar.content, taken))
-        slices.fill(OUT)
+        # Less at first: the first byte is waited for.
+        full = OUT if produced else FIRST
+        slices.fill(full)
         out = ring[turn]
         if not filled and len(busy) >= RING - 1:
             busy.pop(0).result()
@@ -379,7 +483,7 @@ def _tar_pieces(
             slices.ready,
             slices.first_offset,
             slices.ended,
-            out[filled:],
+            out[filled:full],
         )
         head = head[result.head_used :]
         mark = mark[result.marks_used :]
@@ -387,7 +491,7 @@ def _tar_pieces(
         taken += before - slices.left
         filled += result.out_len
         over = head_final and mark_final and slices.ended and not result.out_len
-        if filled == OUT or (over and filled):
+        if filled >= full or (over and filled):
             skip = max(0, offset - produced)
             produced += filled
             if skip < filled:

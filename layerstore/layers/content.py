@@ -24,7 +24,7 @@ from ..values import BlobInfo, Edge, Ref
 from .assemble import BlobFile
 from .compress import gzipped, is_our_gzip, zstd_compressed, zstd_maker
 from .inflate import DEFAULT_LIMIT
-from .ingest import Reader, UnprovenError, Wanted, compare, ingest, look_inside
+from .ingest import Reader, UnprovenError, Wanted, compare, ingest, is_layer, look_inside
 from .landing import Landing
 
 RETRIES = 5
@@ -49,6 +49,31 @@ class Content:
         """A blob as a binary file. Raises NotFoundError, also when `may_read` says no in the snapshot
         that finds it."""
         return BlobFile(self.storage, digest, may_read=may_read)
+
+    def raw_blobs(self, roots: Iterable[str] | None = None) -> list[BlobInfo]:
+        """The blobs that are kept as they came, or still are beside another form, the largest first; of
+        all, or of those that some documents reach. Raises NotFoundError for a document."""
+        with self.storage.index.read() as snapshot:
+            serials: Iterable[int]
+            if roots is None:
+                serials = [to_number(key) for key, _ in snapshot.items(Table.BLOBS)]
+            else:
+                tops = []
+                for digest in roots:
+                    serial = graph.serial_of(snapshot, digest)
+                    if serial is None:
+                        raise NotFoundError(f"no blob {digest} in the store", digest=digest)
+                    tops.append(serial)
+                serials = graph.closure(snapshot, tops)
+            rows = [graph.blob_row(snapshot, serial) for serial in serials]
+            out = [
+                _info(row.digest, row)
+                for row in rows
+                if row is not None
+                and row.raw is not None
+                and visible(self.storage, snapshot, row.digest)
+            ]
+        return sorted(out, key=lambda info: (-info.bytes, info.digest))
 
 
 class Operation:
@@ -138,13 +163,15 @@ class Operation:
         progress: Callable[[int], None] | None = None,
         limit: int = DEFAULT_LIMIT,
         verify: bool = False,
+        later: bool = False,
     ) -> BlobInfo:
         """Stores a blob; durable, and held by the session, when it returns.
 
         A digest that is known is answered without reading, unless `verify` asks to compare all the
         same. Digest and size are verified while the source is read; what was read of it is dropped
         on any error. Raises DigestMismatchError, StoreFullError, and with `strict`
-        InvalidInputError for a layer that does not decode."""
+        InvalidInputError for a layer that does not decode. `later`: it will be optimized, gzip data is
+        not to be looked into before."""
         for name in (*aliases, *((diff_id,) if diff_id else ()), *((digest,) if digest else ())):
             parse(name)
         wanted = Wanted(
@@ -157,6 +184,7 @@ class Operation:
             strict,
             layer=diff_id is not None or is_layer(media_type),
             limit=limit,
+            later=later,
         )
         if digest is None:
             return self._store(source, wanted, edges, progress)
@@ -192,8 +220,7 @@ class Operation:
             return None
         if not self.op.hold((serial,)):
             return None
-        look = wanted.layer and (wanted.inspect or wanted.strict)
-        if look and row.raw is not None and not row.inspected:
+        if wanted.looks("gzip") and row.raw is not None and not row.inspected:
             self._look(digest, serial, row, wanted)
         problem = row.problem
         if wanted.diff_id is not None and row.diff_id is not None:
@@ -431,16 +458,6 @@ def _position(source: object) -> int | None:
         return int(source.tell()) if source.seekable() else None  # type: ignore[attr-defined]
     except (AttributeError, OSError, ValueError):
         return None
-
-
-def is_layer(media_type: str) -> bool:
-    """Whether a media type is that of a filesystem layer."""
-    base = media_type.partition(";")[0]
-    return (
-        ".image.layer." in base
-        or base.startswith("application/vnd.docker.image.rootfs.")
-        or base in ("application/x-tar", "application/tar", "application/x-gtar")
-    )
 
 
 def _info(digest: str, row: BlobRow, *, new_bytes: int = 0) -> BlobInfo:

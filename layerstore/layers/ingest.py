@@ -99,6 +99,14 @@ class Wanted:
     algorithms: tuple[str, ...] = field(default=())
     split: bool = True
     """Whether a tar may be cut at its file boundaries; else it is kept as any bytes are."""
+    later: bool = False
+    """gzip data is decoded soon after, when it is optimized: no look inside before."""
+
+    def looks(self, kind: str | None) -> bool:
+        """Whether a compressed layer is looked into as it comes."""
+        if not self.layer:
+            return False
+        return self.strict or (self.inspect and not (self.later and kind == "gzip"))
 
 
 class Intake:
@@ -410,7 +418,7 @@ def _raw(
     storage = op.storage
     serial = storage.draw_raw()
     writer = storage.raws.create(serial)
-    look = _Look(wanted, kind) if wanted.layer and (wanted.inspect or wanted.strict) else None
+    look = _Look(wanted, kind) if wanted.looks(kind) else None
     try:
         buffers = [first, memoryview(bytearray(len(first) if intake.ended else WINDOW))]
         busy: list[list[Future[object] | Future[None]]] = [[], []]
@@ -539,3 +547,13 @@ class _Look:
             self._queue.put(None)
             self._closed = True
             self._thread.join()
+
+
+def is_layer(media_type: str) -> bool:
+    """Whether a media type is that of a filesystem layer."""
+    base = media_type.partition(";")[0]
+    return (
+        ".image.layer." in base
+        or base.startswith("application/vnd.docker.image.rootfs.")
+        or base in ("application/x-tar", "application/tar", "application/x-gtar")
+    )

@@ -1,24 +1,27 @@
 """Compressed layers that are made again from their content instead of being kept.
 
-A recipe names an encoder whose source is frozen in this project, level and piece size (FORMAT.md,
-sections 8.1 and 15). Content is encoded in pieces side by side in the store's pool, and comes out in
-order; from the middle too, from the piece in which an offset lies. What comes out is not verified
-here: its reader compares the digest.
+A recipe names an encoder whose source is frozen in this project: our own, by level and piece size, or a
+model of another one, with corrections (FORMAT.md, section 8.1). Content is encoded in pieces or spans
+side by side in the store's pool, and comes out in order; from the middle too, from the piece or span in
+which an offset lies. What comes out is not verified here: its reader compares the digest.
 
-Memory: about 4 MiB for each core at work, whatever the size of the layer.
+Memory: about 4 MiB for each core at work (spans of models: up to 16), whatever the size of the layer.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 
+from ..core import recipe as recipes
 from ..core.deflate import ENCODER, LEVELS, PIECE, WINDOW, Encoder
 from ..errors import CorruptError, UnsupportedError
 from ..storage.rows import BlobRow, GzipForm
 
+RECIPE = "recipe 1"
+"""What a form with a recipe names as its encoder."""
 HEADER_SIZE = 10
 TRAILER_SIZE = 8
 
@@ -119,8 +122,98 @@ def deflated(
         yield done()
 
 
+class _Stretches:
+    """Stretches of a stream that overlap: each with what lies before and behind."""
+
+    def __init__(self, source: Iterable[bytes | memoryview], at: int) -> None:
+        self._source = iter(source)
+        self._pieces: deque[tuple[int, bytes]] = deque()
+        self._end = at
+
+    def take(self, start: int, end: int) -> memoryview:
+        """The bytes from `start` to `end`; starts never go back. Raises CorruptError if there are not
+        so many."""
+        while self._pieces and self._pieces[0][0] + len(self._pieces[0][1]) <= start:
+            self._pieces.popleft()
+        while self._end < end:
+            piece = next(self._source, None)
+            if piece is None:
+                raise CorruptError("a tar ends before a layer that is made from it")
+            if self._end + len(piece) > start:
+                self._pieces.append((self._end, bytes(piece)))
+            self._end += len(piece)
+        out = memoryview(bytearray(end - start))
+        for at, piece in self._pieces:
+            first, last = max(at, start), min(at + len(piece), end)
+            if first < last:
+                out[first - start : last - start] = memoryview(piece)[first - at : last - at]
+        return out
+
+    def finish(self) -> None:
+        """Reads the source to its end: what verifies it does so there."""
+        for piece in self._source:
+            if len(piece):
+                raise CorruptError("a tar goes on behind a layer that is made from it")
+
+
+def followed(
+    pool: Executor,
+    workers: int,
+    recipe: recipes.Recipe,
+    source: Callable[[int], Iterable[bytes | memoryview]],
+    first: int = 0,
+) -> Iterator[bytes]:
+    """The bytes that a recipe gives, in order, from span `first` on. `source` opens the content from an
+    offset on. Raises CorruptError when recipe and content do not fit."""
+    busy: deque[Future[bytes]] = deque()
+
+    def make(number: int, stretch: memoryview, before: int, size: int) -> bytes:
+        return recipes.make_span(
+            recipe,
+            number,
+            stretch[:before],
+            stretch[before : before + size],
+            stretch[before + size :],
+        )
+
+    extent = recipe.extent(first)
+    start = extent.content_start - extent.before
+    stretches = _Stretches(source(start), start)
+    count = len(recipe)
+    try:
+        for number in range(first, count):
+            extent = recipe.extent(number)
+            size = extent.content_end - extent.content_start
+            stretch = stretches.take(
+                extent.content_start - extent.before, extent.content_end + extent.ahead
+            )
+            busy.append(pool.submit(make, number, stretch, extent.before, size))
+            # Nobody waits for the second span to see the first, nor longer than it takes.
+            while number + 1 < count and (
+                number == first or len(busy) > workers + 1 or (busy and busy[0].done())
+            ):
+                yield busy.popleft().result()
+                if not busy:
+                    break
+        while len(busy) > 1:
+            yield busy.popleft().result()
+        # The content is verified before the last bytes are given.
+        stretches.finish()
+        yield busy.popleft().result()
+    finally:
+        for waiting in busy:
+            waiting.cancel()
+
+
 def check_form(form: GzipForm) -> None:
     """Raises UnsupportedError for a recipe that this version cannot follow."""
+    if form.recipe is not None:
+        if form.encoder != RECIPE:
+            raise UnsupportedError(
+                f"a recipe of the kind {form.encoder!r} is of a newer layerstore: read this store "
+                "with that"
+            )
+        return
     if form.encoder != ENCODER or form.level not in LEVELS or form.piece != PIECE:
         raise UnsupportedError(
             f"a recipe for encoder {form.encoder!r}, level {form.level}, in pieces of {form.piece} "

@@ -68,7 +68,7 @@ def tar_of(content: Content, digest: str) -> str:
     from, or the layer itself. Raises NotFoundError."""
     with content.open(digest) as blob:
         row = blob.row
-    if row.gzip is None or row.tar is not None:
+    if row.gzip is None or row.tar is not None or (row.raw is not None and not row.gzip.proven):
         return digest
     return inner_of(content.storage, row)[1].digest
 

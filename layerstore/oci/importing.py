@@ -3,7 +3,7 @@
 One operation: the source is opened (a pipe streams into the store while it is read), its documents
 are planned, blobs are put side by side in threads, documents after all that they name, and one commit
 names the images. Until that commit nothing is visible by name; whatever goes wrong before it leaves
-only blobs for the next gc.
+only blobs for the next gc. What came compressed is optimized behind it.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def import_images(
     an image which is taken (signatures, attestations) come along, without a name of their own.
 
     `strict` refuses layers that do not decode or do not match their diff_id, and damaged parts of an
-    index; `defer` leaves looking into compressed layers for later; `inflate_limit` (bytes) bounds that
-    look. One ImageInfo for each name; `new_bytes` is what the store grew by, counted once.
+    index; compressed layers are optimized once the images have their names, `defer` leaves that, and
+    looking into them, for later; `inflate_limit` (bytes) bounds what they may inflate to. One ImageInfo
+    for each name; `new_bytes` is what the store grew by, counted once.
     Raises NotFoundError, InvalidInputError, DigestMismatchError, LimitError, StoreFullError, OSError,
     and whatever `progress` raises."""
     naming.check_wish(name, all)
@@ -72,7 +73,8 @@ def import_images(
             for node in (tops[root.descriptor.digest],)
         }
         op.commit_refs(refs)
-        return _infos(op, refs, tops, plan, puts)
+        late = puts.optimize(content, progress)
+        return _infos(op, refs, tops, plan, puts, late)
 
 
 def open_source(transport: Transport, puts: Puts, jobs: int | None) -> Source:
@@ -125,7 +127,12 @@ def _task(blob: Blob, source: Source, puts: Puts) -> Callable[[], BlobInfo]:
 
 
 def _infos(
-    op: Operation, refs: dict[str, Ref], tops: dict[str, Node], plan: Plan, puts: Puts
+    op: Operation,
+    refs: dict[str, Ref],
+    tops: dict[str, Node],
+    plan: Plan,
+    puts: Puts,
+    late: str | None,
 ) -> list[ImageInfo]:
     """What was taken. A blob that several images share counts as new for the first of them; what no
     image needs (other parts of a pipe) for the first, too."""
@@ -134,7 +141,7 @@ def _infos(
     for name, ref in refs.items():
         info = images.describe(op, ref)
         new = sum(left.pop(digest, 0) for digest in _digests(tops[ref.digest]))
-        warnings = (*plan.warnings, *info.warnings)
+        warnings = (*plan.warnings, *info.warnings, *((late,) if late else ()))
         out.append(replace(info, name=name, new_bytes=new, warnings=tuple(dict.fromkeys(warnings))))
     if out and left:
         out[0] = replace(out[0], new_bytes=out[0].new_bytes + sum(left.values()))

@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from .. import mediatypes
 from ..digest import algorithm_of
-from ..errors import DigestMismatchError, InvalidInputError, LayerstoreError
+from ..errors import (
+    BusyError,
+    DigestMismatchError,
+    InvalidInputError,
+    LayerstoreError,
+    StoreFullError,
+)
 from ..layers.inflate import DEFAULT_LIMIT
-from ..values import BlobInfo, Descriptor, Edge
+from ..values import BlobInfo, Descriptor, Edge, ProgressCallback
 from .parallel import Meter
 
 if TYPE_CHECKING:
-    from ..layers.content import Operation
+    from ..layers.content import Content, Operation
 
 Opener = Callable[[], AbstractContextManager[BinaryIO]]
 
@@ -55,11 +61,37 @@ class Puts:
         self._limit = DEFAULT_LIMIT if inflate_limit is None else inflate_limit
         self._lock = threading.Lock()
         self.new_bytes: dict[str, int] = {}
+        self._raw: dict[str, tuple[BlobInfo, str | None]] = {}
 
-    def _note(self, info: BlobInfo) -> BlobInfo:
+    def _note(self, info: BlobInfo, diff_id: str | None = None) -> BlobInfo:
         with self._lock:
             self.new_bytes[info.digest] = self.new_bytes.get(info.digest, 0) + info.new_bytes
+            if "raw" in info.forms:
+                self._raw[info.digest] = (info, diff_id)
         return info
+
+    def optimize(self, content: Content, progress: ProgressCallback | None) -> str | None:
+        """Optimizes what this import has put and is kept as it came, unless that was deferred. What it
+        could not go on for, if it could not: the images are there all the same."""
+        if self._defer or not self._raw:
+            return None
+        from ..layers.optimize import optimize
+
+        diff_ids = {digest: diff_id for digest, (_, diff_id) in self._raw.items() if diff_id}
+        blobs = sorted((info for info, _ in self._raw.values()), key=lambda info: -info.bytes)
+        try:
+            outcomes, _ = optimize(
+                content,
+                blobs,
+                inflate_limit=self._limit,
+                diff_ids=diff_ids,
+                progress=progress,
+            )
+        except (BusyError, StoreFullError) as e:
+            return f"not optimized, run `layerstore optimize` later: {e.message}"
+        for outcome in outcomes:
+            self.new_bytes[outcome.blob.digest] += outcome.written - outcome.freed
+        return None
 
     def blob(self, descriptor: Descriptor, diff_id: str | None, opener: Opener) -> BlobInfo:
         """Puts what a descriptor names; nothing is read when it is there already.
@@ -158,7 +190,9 @@ class Puts:
                     aliases=() if alias is None else (alias,),
                     progress=self.meter.add,
                     limit=self._limit,
-                )
+                    later=not self._defer,
+                ),
+                diff_id,
             )
 
     def document(
@@ -205,7 +239,8 @@ class Puts:
                 strict=self.strict and diff_id is not None,
                 progress=self.meter.add,
                 limit=self._limit,
-            )
+            ),
+            diff_id,
         )
 
 

@@ -2,8 +2,9 @@
 length; a blob's is that of its chunks and its raw file; an image's is split into what only it holds
 and what it shares. What removing it gives back is not a sum of shares: `foresight` works it out.
 
-Everything the directory takes on disk is one of: packs (live shares, and dead), raw files, unpacked
-layers and snapshots, and the index (LMDB, the metadata pack, FORMAT, locks, the reserve, the folders).
+Everything the directory takes on disk is one of: packs (live shares, and dead), raw files, copies of
+popular blobs, unpacked layers and snapshots, and the index (LMDB, the metadata pack, FORMAT, locks, the
+reserve, the folders).
 Together that is what `du` counts.
 """
 
@@ -158,6 +159,8 @@ def stats(storage: Storage, *, per_image: bool) -> Stats:
     total = used_bytes(storage, copies)
     packs = directory_bytes(storage.packs.directory)
     raw = directory_bytes(storage.raws.directory)
+    cached = storage.rawcache.directory
+    raw_cache = directory_bytes(cached) if os.path.isdir(cached) else 0
     with storage.index.read() as snapshot:
         costs = Costs(storage, snapshot)
         marker = Marker(storage, costs.space)
@@ -177,7 +180,7 @@ def stats(storage: Storage, *, per_image: bool) -> Stats:
                 layers += 1
                 tar_bytes += row.size
                 entries += row.tar.entries
-            elif row.inner_size >= 0 and row.gzip is None:
+            elif row.inner_size >= 0 and "gzip" not in row.forms:
                 # Of a gzip form the tar is a blob of its own, and counted as such.
                 layers += 1
                 tar_bytes += row.inner_size
@@ -218,12 +221,13 @@ def stats(storage: Storage, *, per_image: bool) -> Stats:
         packs=packs,
         raw=raw,
         unpacked=copies,
-        index=total - packs - raw - copies,
+        index=total - packs - raw - raw_cache - copies,
         total=total,
         dead_bytes=dead_bytes,
         alone=alone,
         shared=shared,
         per_image=per,
+        raw_cache=raw_cache,
     )
 
 

@@ -90,6 +90,7 @@ def collect(
             complete, lacking = _shrink(run, limits, complete, max_repack_size)
         except StoreFullError:
             # The disk is full: open the reserve, delete first, copy nothing (rule 23).
+            storage.rawcache.shrink(0)
             with reserve.opened(storage):
                 complete = run.everything(0, False)
                 complete, lacking = _shrink(run, limits, complete, 0)
@@ -204,6 +205,7 @@ class _Run:
         before = self._allocated()
         self._tell("reclaim", 0, 1)
         reclaim.reclaim_raws(storage)
+        swept = storage.rawcache.sweep(storage)
         reclaim.reclaim_packs(storage)
         uploads.reclaim(storage)
         unpacked_bytes = unpacked.reclaim(storage, aggressive=aggressive and copies)
@@ -213,7 +215,7 @@ class _Run:
             max(0, self.start_bytes - self._allocated())
             if done
             else max(0, before - self._allocated())
-        ) + unpacked_bytes
+        ) + (unpacked_bytes + swept)
         self.pending = 0
         with storage.index.read() as snapshot:
             waiting = storage.condemned(snapshot)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..digest import to_key
 from ..errors import CorruptError, InvalidInputError, NotFoundError
 from ..values import Edge, Ref
-from . import graph, placing
+from . import graph, placing, reclaim
 from .condemned import is_hidden
 from .index import MAX_KEYS, Snapshot, Table, Write
 from .leases import hold_key
@@ -411,6 +411,12 @@ class Operation:
         if new.inspected and not old.inspected:
             old.inspected, old.problem, old.inner_size = True, new.problem, new.inner_size
             changed = True
+        if new.gzip is not None and (old.gzip is None or not old.gzip.proven):
+            old.gzip = new.gzip
+            changed = True
+        if new.kept is not None and new.kept != old.kept:
+            old.kept = new.kept
+            changed = True
         if changed:
             tx.put(Table.BLOBS, key, old.to_bytes())
 
@@ -456,6 +462,39 @@ def prove(storage: Storage, serial: int, form: GzipForm) -> None:
             tx.put(Table.BLOBS, serial_key(serial), row.to_bytes())
 
     storage.index.update(work)
+
+
+def drop_raw(storage: Storage, serial: int) -> int:
+    """Takes the raw form from a blob whose gzip form is proven and whole, in one transaction, then its
+    file. Returns the bytes that this frees, 0 when the raw form has to stay. Whoever reads the file
+    goes on; whoever was about to looks the blob up again."""
+
+    def work(tx: Write) -> tuple[int, int]:
+        row = graph.blob_row(tx, serial)
+        if row is None or row.raw is None or row.gzip is None or not row.gzip.proven:
+            return 0, 0
+        inner = graph.serial_of(tx, row.gzip.inner)
+        made_from = None if inner is None else graph.blob_row(tx, inner)
+        if (
+            inner is None
+            or made_from is None
+            or is_damaged(tx, serial)
+            or not is_whole(tx, inner, made_from)
+        ):
+            return 0, 0
+        raw, key = row.raw, serial_key(row.raw)
+        value = tx.get(Table.RAWS, key)
+        size = 0 if value is None else RawRow.parse(value).size
+        row.raw = None
+        tx.put(Table.BLOBS, serial_key(serial), row.to_bytes())
+        tx.delete(Table.RAWS, key)
+        tx.delete(Table.META, graph.CHECKED + b"r" + key)
+        return raw, size
+
+    raw, size = storage.index.update(work)
+    if raw:
+        reclaim.reclaim_raw(storage, raw)
+    return size
 
 
 def visible(

@@ -198,8 +198,11 @@ class Chunks:
         snapshot stays open; a block is parsed once."""
         cache = PlaceCache()
         source = iter(runs)
+        size = 8
         while True:
-            batch = list(islice(source, 512))
+            # Few at first: the first byte is waited for.
+            batch = list(islice(source, size))
+            size = min(512, 2 * size)
             if not batch:
                 return
             out: list[Span] = []
@@ -218,8 +221,8 @@ class Chunks:
                         ends = place.ends
                         stop = place.end if place.end < end else end
                         at = ends[first - place.first]
-                        size = ends[stop - place.first] - at
-                        out.append((place, first, stop - first, place.raw_offset + at, size))
+                        length = ends[stop - place.first] - at
+                        out.append((place, first, stop - first, place.raw_offset + at, length))
                         first = stop
             yield from out
 

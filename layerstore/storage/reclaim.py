@@ -31,25 +31,28 @@ BATCH = 256
 
 def reclaim_raws(storage: Storage) -> int:
     """Unlinks raw files that no row names and nobody writes. Returns the bytes given back."""
-    freed = 0
     with storage.index.read() as snapshot:
         candidates = [
             s for s in storage.raws.serials() if snapshot.get(Table.RAWS, serial_key(s)) is None
         ]
-    for serial in candidates:
-        path = storage.raws.path(serial)
-        lock = FileLock(path)
-        if not lock.try_acquire(create=False):
-            continue
-        try:
-            with storage.index.read() as snapshot:
-                if snapshot.get(Table.RAWS, serial_key(serial)) is not None:
-                    continue
-            freed += os.fstat(lock.fd).st_blocks * 512
-            storage.disk.unlink(path)
-        finally:
-            lock.release()
-    return freed
+    return sum(reclaim_raw(storage, serial) for serial in candidates)
+
+
+def reclaim_raw(storage: Storage, serial: int) -> int:
+    """Unlinks one raw file, unless somebody writes it or a row names it. Returns the bytes freed."""
+    path = storage.raws.path(serial)
+    lock = FileLock(path)
+    if not lock.try_acquire(create=False):
+        return 0
+    try:
+        with storage.index.read() as snapshot:
+            if snapshot.get(Table.RAWS, serial_key(serial)) is not None:
+                return 0
+        freed = os.fstat(lock.fd).st_blocks * 512
+        storage.disk.unlink(path)
+        return freed
+    finally:
+        lock.release()
 
 
 def reclaim_packs(storage: Storage) -> int:

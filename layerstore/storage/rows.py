@@ -231,29 +231,34 @@ class TarForm:
 
 @dataclass(frozen=True, slots=True)
 class GzipForm:
-    """A gzip blob that is made again: which blob its content is, and the recipe: which encoder, at
-    which level, in pieces of how many bytes of content. `points`: the compressed length of each piece,
-    u32 little endian, to begin in the middle; `crc`: the content's CRC-32.
+    """A gzip blob that is made again: which blob its content is, and the recipe.
+
+    Of our own encoder: at which level, in pieces of how many bytes of content. `points`: the compressed
+    length of each piece, u32 little endian, to begin in the middle; `crc`: the content's CRC-32. Of an
+    encoder of others: `recipe`, a stream that says it all.
 
     The form counts once it is `proven`: rebuilt from stored bytes, its digest compared (rule 20)."""
 
     inner: str
     encoder: str
-    level: int
-    piece: int
-    crc: int
-    points: Stream
+    level: int = 0
+    piece: int = 0
+    crc: int = 0
+    points: Stream = Stream(0)
+    recipe: Stream | None = None
     proven: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        out: dict[str, Any] = {
-            "inner": self.inner,
-            "encoder": self.encoder,
-            "level": self.level,
-            "piece": self.piece,
-            "crc": self.crc,
-            "points": self.points.to_json(),
-        }
+        out: dict[str, Any] = {"inner": self.inner, "encoder": self.encoder}
+        if self.recipe is not None:
+            out["recipe"] = self.recipe.to_json()
+        else:
+            out |= {
+                "level": self.level,
+                "piece": self.piece,
+                "crc": self.crc,
+                "points": self.points.to_json(),
+            }
         if self.proven:
             out["proven"] = True
         return out
@@ -263,12 +268,33 @@ class GzipForm:
         return GzipForm(
             value["inner"],
             value["encoder"],
-            value["level"],
-            value["piece"],
-            value["crc"],
-            Stream.from_json(value["points"]),
+            value.get("level", 0),
+            value.get("piece", 0),
+            value.get("crc", 0),
+            Stream.from_json(value["points"]) if "points" in value else Stream(0),
+            Stream.from_json(value["recipe"]) if "recipe" in value else None,
             bool(value.get("proven", False)),
         )
+
+    @property
+    def stream(self) -> Stream:
+        """What is kept beside the content."""
+        return self.points if self.recipe is None else self.recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Why a compressed blob stays raw: the likely `encoder`, the `reason`, the bytes that making it
+    again would have cost beside its content (-1: not known), and the `version` of the models that were
+    tried: others may do better."""
+
+    encoder: str
+    reason: str
+    cost: int
+    version: int
+
+    def to_json(self) -> list[Any]:
+        return [self.encoder, self.reason, self.cost, self.version]
 
 
 @dataclass(slots=True)
@@ -291,6 +317,7 @@ class BlobRow:
     """Bytes of the tar within a compressed layer that was decoded."""
     made: str | None = None
     """How a compressed layer was made here, when its form does not say it."""
+    kept: Kept | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -319,7 +346,7 @@ class BlobRow:
         if self.tar is not None:
             out += [self.tar.head, self.tar.marks, self.tar.content]
         if self.gzip is not None:
-            out.append(self.gzip.points)
+            out.append(self.gzip.stream)
         return out
 
     def to_bytes(self) -> bytes:
@@ -351,6 +378,8 @@ class BlobRow:
             out["inner_size"] = self.inner_size
         if self.made is not None:
             out["made"] = self.made
+        if self.kept is not None:
+            out["kept"] = self.kept.to_json()
         return dump(out)
 
     @staticmethod
@@ -380,6 +409,7 @@ class BlobRow:
             inspected=bool(v.get("inspected", False)),
             inner_size=v.get("inner_size", -1),
             made=v.get("made"),
+            kept=Kept(*v["kept"]) if "kept" in v else None,
         )
 
 

@@ -23,7 +23,7 @@ from ..errors import (
     StoreFullError,
     UnsupportedError,
 )
-from . import leases, mounts, reserve
+from . import leases, mounts, rawcache, reserve
 from .condemned import KEY as CONDEMNED
 from .condemned import Condemned, CondemnedFiles, Overtaken, is_hidden
 from .disk import Disk
@@ -33,6 +33,7 @@ from .known import Known
 from .locks import ByteLock, FileLock, Gate
 from .operation import Operation
 from .packs import PACK_SIZE, Packs, PackWriter
+from .rawcache import RawCache
 from .raws import RawFiles
 from .reading import Chunks
 from .rows import serial_key
@@ -121,6 +122,7 @@ class Storage:
         timeout: float | None = None,
         disk: Disk | None = None,
         map_size: int | None = None,
+        raw_cache: int = 0,
     ) -> None:
         self.path = os.path.abspath(path)
         self.readonly = readonly
@@ -133,6 +135,7 @@ class Storage:
         self._leases: list[bytes] = []
         self.cache_uses: dict[bytes, float] = {}
         self._appended = 0
+        self._raw_cache = raw_cache
         self._closing = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             self._open(undo, exclusive, map_size)
@@ -177,6 +180,13 @@ class Storage:
         self.packs = Packs(join(self.path, "packs"))
         undo.callback(self.packs.close)
         self.raws = RawFiles(join(self.path, "raw"), self.disk)
+        self.rawcache = RawCache(
+            join(self.path, rawcache.FOLDER),
+            self.secret,
+            self.disk,
+            0 if self.readonly else self._raw_cache,
+        )
+        undo.callback(self.rawcache.save)
         self.condemned_files = CondemnedFiles(join(self.path, "gc"), self.secret, self.disk)
         workers = self.workers = max(2, os.cpu_count() or 2)
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="layerstore")
@@ -497,8 +507,10 @@ def open_storage(
     disk: Disk | None = None,
     map_size: int | None = None,
     pack_size: int = PACK_SIZE,
+    raw_cache: int = 0,
 ) -> Storage:
-    """Opens a store. `timeout` in seconds bounds every wait for another process (None: for ever).
+    """Opens a store. `timeout` in seconds bounds every wait for another process (None: for ever);
+    `raw_cache` (bytes) what copies of popular blobs may take.
 
     Raises NotFoundError (no store), UnsupportedError (newer format, remote filesystem), CorruptError,
     BusyError, PermissionDeniedError."""
@@ -524,6 +536,7 @@ def open_storage(
         timeout=timeout,
         disk=disk,
         map_size=map_size,
+        raw_cache=raw_cache,
     )
 
 

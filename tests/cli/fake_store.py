@@ -189,6 +189,15 @@ class FakeStore:
     def checkout(self, name: str, target: str, **options: Any) -> layerstore.CheckoutReport:
         return layerstore.CheckoutReport(12, 3_000_000, 0.25, ("owner not kept: etc/passwd",))
 
+    def optimize(self, names: Any = (), **options: Any) -> layerstore.OptimizeReport:
+        blobs = (
+            layerstore.OptimizedBlob(DIGEST, "go 6", 5_000_000, 700, "gzip"),
+            layerstore.OptimizedBlob(
+                DIGEST, "libzstd", 1000, 0, "raw", "zstd data is kept as it came"
+            ),
+        )
+        return layerstore.OptimizeReport(blobs, 5_000_000, 4_000_000, 1.23456, False)
+
     def gc(self, *, dry_run: bool, **options: Any) -> layerstore.GCReport:
         return layerstore.GCReport(dry_run, 7, 5_000_000, 100, 2, 1.23456, False)
 

@@ -79,6 +79,7 @@ COMMANDS = {
     "lease create": [],
     "lease ls": [],
     "lease rm": ["8c1f"],
+    "optimize": ["app:1"],
     "gc": [],
     "check": [],
     "serve": ["--listen", "127.0.0.1:0"],
@@ -150,6 +151,35 @@ def test_other_verbs_never_make_a_store(verb, run):
     store = FakeStore()
     run(*verb.split(), *COMMANDS[verb], store=store)
     assert not any(options["create"] for options in store.opened)
+
+
+def test_optimize_hands_everything_on(run):
+    store = FakeStore()
+    run("optimize", "app:1", "--max-time", "10m", "--max-corrections", "0.5%", "app:2", store=store)
+    arguments, options = store.asked("optimize")
+    assert arguments == (["app:1", "app:2"],)
+    assert (options["max_time"], options["max_corrections"]) == (600, 0.005)
+    run("optimize", store=store)
+    assert store.asked("optimize")[1]["max_corrections"] == 0.02
+
+
+def test_optimize_says_what_stays_and_why(run):
+    result = run("optimize")
+    assert "go 6: 4.8 MiB, recipe 700 B" in result.out
+    assert "libzstd: zstd data is kept as it came" in result.out
+    assert "the next optimize goes on" in result.err
+
+
+def test_the_budget_for_copies_comes_from_option_or_environment(run, monkeypatch):
+    store = FakeStore()
+    run("images", "--raw-cache", "2G", store=store)
+    monkeypatch.setenv("LAYERSTORE_RAW_CACHE", "1M")
+    run("images", store=store)
+    assert [options.get("raw_cache") for options in store.opened] == [2 << 30, 1 << 20]
+    monkeypatch.setenv("LAYERSTORE_RAW_CACHE", "much")
+    result = run("images", store=store)
+    assert result.code == 2
+    assert "LAYERSTORE_RAW_CACHE" in result.err
 
 
 def test_gc_and_check_hand_their_budgets_on(run):

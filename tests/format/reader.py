@@ -501,7 +501,8 @@ class Store:
             yield from self.raw(blob["raw"])
 
     def gzip(self, form: dict[str, Any]) -> bytes:
-        """Sections 8.1 and 15."""
+        """Sections 8.1 and 15. A recipe (section 16) needs models, which this reader has not."""
+        need("recipe" not in form, "a recipe, and no models here")
         need(form["encoder"] == "ls-deflate 1", f"encoder {form['encoder']} is not known")
         need(form["piece"] == deflate.PIECE, "pieces of another size")
         need(form["level"] in deflate.LEVELS, f"no level {form['level']}")
@@ -515,6 +516,37 @@ class Store:
         points = b"".join(self.stream(form["points"]))
         need(18 + sum(struct.unpack(f"<{len(points) // 4}I", points)) == len(out), "wrong points")
         return out
+
+    def recipe(self, blob: dict[str, Any]) -> tuple[int, int]:
+        """Sections 8.1 and 16.1: the model and the count of spans of a recipe that fits its blob and
+        the content, which is verified."""
+        form = blob["gzip"]
+        need(form["encoder"] == "recipe 1", f"encoder {form['encoder']} is not known")
+        inner = self.blob(form["inner"])
+        need(inner is not None, f"{form['inner']} is missing")
+        assert inner is not None
+        own = next(name for name in ("inline", "plain", "tar", "raw") if name in inner)
+        content = self.verified(inner, own)
+        data = b"".join(self.stream(form["recipe"]))
+        need(data[:1] == b"\x01", "a recipe of another version")
+        at = 1
+
+        def number() -> int:
+            nonlocal at
+            value = shift = 0
+            while True:
+                byte = data[at]
+                value |= (byte & 0x7F) << shift
+                at, shift = at + 1, shift + 7
+                if not byte & 0x80:
+                    return value
+
+        model, count = number(), number()
+        sizes, bits, corrections = ([number() for _ in range(count)] for _ in range(3))
+        need(sum(sizes) == len(content), "a recipe is of another content")
+        need(sum(bits) == 8 * blob["size"], "a recipe is of another blob")
+        need(at + sum(corrections) == len(data), "corrections")
+        return model, count
 
     def verified(self, blob: dict[str, Any], form: str) -> bytes:
         """All bytes of a blob by one of its forms; size and every digest verified."""
@@ -644,7 +676,10 @@ def main(path: str) -> None:
     for digest in store.digests():
         blob = store.blob(digest)
         for form in ("inline", "plain", "tar", "gzip", "raw"):
-            if blob is not None and form in blob:
+            if blob is not None and form == "gzip" and "recipe" in blob["gzip"]:
+                store.recipe(blob)
+                print("recipe", blob["size"], digest)
+            elif blob is not None and form in blob:
                 store.verified(blob, form)
                 print(form, blob["size"], digest)
     store.close()

@@ -91,6 +91,7 @@ class FakeOperation:
         aliases: Sequence[str] = (),
         progress: Callable[[int], None] | None = None,
         limit: int = 1 << 40,
+        later: bool = False,
     ) -> BlobInfo:
         c = self.c
         if digest is not None and digest in c.info and not aliases:

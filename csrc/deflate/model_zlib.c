@@ -1,0 +1,375 @@
+/* model_zlib.c: the decisions of zlib's deflate at levels 1 to 9, and of its relatives.
+ *
+ * What is the same in all of them: a hash of 3 bytes chains positions, newest first. A search looks at
+ * up to `chain` of them (a quarter when a match of `good` or more waits), other bytes with the same hash
+ * among them; the first may be 32,506 back, the others less; a longer match wins, one of `nice` bytes
+ * ends the search. The first position of a
+ * stream is never matched. Levels 4 to 9 parse lazily, and refuse a match of 3 bytes that is over 4,096
+ * back; 1 to 3 parse greedily, and the inside of a match enters
+ * the chains only when it has at most `lazy` bytes.
+ *
+ * Who differs, and how:
+ * - pigz compresses pieces of 128 KiB: nothing reaches over the end of one, and with several threads
+ *   all that is before one is in the chains. Here that matters at levels 1 to 3 only.
+ * - Pieces that stand alone (pigz -i, Z_FULL_FLUSH) know nothing from before the flush.
+ * - GNU gzip does not bound `nice` by the end of input, and compares with what its buffer holds behind
+ *   it: two zeros, then what was there one window earlier. It looks for nothing in its buffer's last 261
+ *   bytes, which it only gets to at the end.
+ * - With memLevel 9 the hash has 16 bits and blocks have 32,767 tokens. */
+#include "replay.h"
+#include "trees_zlib.h"
+
+#define MAX_DIST 32506u
+#define TOO_FAR 4096u
+#define AT_ONCE 262u /* bytes left below which an encoder reads on, if there is more */
+#define PIECE 131072u
+#define HISTORY_LAZY (WINDOW + 2 * WARM_UP)
+#define HISTORY_GREEDY (PIECE + WINDOW)
+#define AHEAD 1024u       /* more than a match */
+#define NOWHERE INT32_MIN /* in a chain's head: nothing yet */
+
+enum kind {
+    ZLIB,
+    ZLIB_ALONE, /* pieces that know nothing of what was before the flush */
+    PIGZ,       /* pieces with a dictionary */
+    PIGZ_ONE,   /* pieces, one state throughout */
+    GZIP,
+};
+
+typedef struct level {
+    uint16_t good, lazy, nice, chain;
+} level;
+
+typedef struct parameters {
+    level how;
+    uint8_t greedy, kind, hash_bits;
+} parameters;
+
+typedef struct state {
+    ls_replay r;
+    parameters p;
+    size_t hashable; /* positions below have 3 bytes that the encoder knew of */
+    uint16_t link[RING];
+    int32_t head[1 << 16];
+} state;
+
+INLINE uint32_t hash(const uint8_t *p, uint32_t bits) {
+    uint32_t shift = (bits + 2) / 3;
+    return ((uint32_t)p[0] << 2 * shift ^ (uint32_t)p[1] << shift ^ p[2]) & ((1u << bits) - 1);
+}
+
+INLINE void enter(state *s, size_t at, uint32_t bits) {
+    uint32_t h = hash(s->r.data + at, bits);
+    int64_t d = (int64_t)at - s->head[h];
+    s->head[h] = (int32_t)at;
+    s->link[at & (RING - 1)] = d < NO_LINK ? (uint16_t)d : NO_LINK;
+}
+
+INLINE void enter_all(state *s, size_t from, size_t to, uint32_t bits) {
+    for (size_t at = from; at < to; at++)
+        enter(s, at, bits);
+}
+
+/* GNU gzip near the end of input. Its buffer is of two windows, and moves on by one when it is full up to
+ * the last byte but one. */
+static uint64_t gzip_buffer(const ls_replay *r) {
+    uint64_t total = r->data_at + r->input, full = 2 * WINDOW - 1;
+    return total < full ? 0 : WINDOW * ((total - full) / WINDOW + 1);
+}
+
+/* Its byte at a position: behind the content two zeros, then what was there before the buffer moved. */
+static uint32_t gzip_byte(const ls_replay *r, size_t at) {
+    if (at < r->input)
+        return r->data[at];
+    return at < r->input + 2 || !gzip_buffer(r) ? 0 : r->data[at - WINDOW];
+}
+
+static ls_match gzip_find_at_end(state *s, size_t at, uint32_t least, uint32_t tries,
+                                 uint32_t most_dist) {
+    const ls_replay *r = &s->r;
+    ls_match best = {0, 0};
+    uint32_t rest = (uint32_t)(r->input - at), length = least;
+    uint32_t dist = s->link[at & (RING - 1)], limit = most_dist + (most_dist == MAX_DIST - 1);
+    if (r->data_at + at - gzip_buffer(r) > 2 * WINDOW - AT_ONCE)
+        return best;
+    for (; dist <= limit && tries; tries--, limit = most_dist) {
+        uint32_t n = 0;
+        while (n < MAX_MATCH && gzip_byte(r, at + n) == gzip_byte(r, at + n - dist))
+            n++;
+        if (n > length) {
+            length = n;
+            best.length = n < rest ? n : rest;
+            best.dist = dist;
+            if (n >= s->p.how.nice)
+                break;
+        }
+        dist += s->link[(at - dist) & (RING - 1)];
+    }
+    if (best.length <= least)
+        best.length = 0;
+    return best;
+}
+
+INLINE ls_match find(void *state_, size_t at, uint32_t least) {
+    state *s = state_;
+    const ls_replay *r = &s->r;
+    ls_match best = {0, 0};
+    size_t rest = r->end - at;
+    if (rest < MIN_MATCH || least >= rest)
+        return best;
+    /* Position 0 of a stream, or of a piece that stands alone, is no candidate. */
+    uint32_t far = at - 1 < MAX_DIST ? (uint32_t)(at - 1) : MAX_DIST - 1;
+    uint32_t tries = least >= s->p.how.good ? s->p.how.chain >> 2 : s->p.how.chain;
+    if (s->p.kind == GZIP && rest < AT_ONCE) {
+        best = gzip_find_at_end(s, at, least, tries, far);
+    } else {
+        const uint16_t *link = s->link;
+        const uint8_t *here = r->data + at;
+        uint32_t dist = link[at & (RING - 1)];
+        if (dist > far + (far == MAX_DIST - 1))
+            return best;
+        uint32_t most = rest < MAX_MATCH ? (uint32_t)rest : MAX_MATCH;
+        uint32_t nice = s->p.how.nice < most ? s->p.how.nice : most;
+        uint32_t length = least;
+        /* The last bytes of a match that would be longer, 4 where there are so many. */
+        uint32_t mask = 0xffffff,
+                 tail = (uint32_t)here[0] | (uint32_t)here[1] << 8 | (uint32_t)here[2] << 16;
+        const uint8_t *probe = here;
+        if (length >= MIN_MATCH) {
+            mask = 0xffffffff;
+            probe = here + length - 3;
+            tail = ls_load32(probe);
+        }
+        do {
+            if (((ls_load32(probe - dist) ^ tail) & mask) == 0) {
+                uint32_t n = ls_common(here, here - dist, most);
+                if (n > length) {
+                    length = n;
+                    best.dist = dist;
+                    if (n >= nice)
+                        break;
+                    mask = 0xffffffff;
+                    probe = here + length - 3;
+                    tail = ls_load32(probe);
+                }
+            }
+            dist += link[(at - dist) & (RING - 1)];
+        } while (dist <= far && --tries);
+        best.length = best.dist ? length : 0;
+    }
+    if (best.length == MIN_MATCH && best.dist > TOO_FAR && !s->p.greedy)
+        best.length = 0;
+    return best;
+}
+
+/* Greedy levels: a position enters its chain when it is looked at. */
+INLINE ls_match find_greedy(void *state_, size_t at, uint32_t least) {
+    state *s = state_;
+    if (s->r.end - at >= MIN_MATCH)
+        enter(s, at, s->p.hash_bits);
+    return find(s, at, least);
+}
+
+/* ---- what happens at each token --------------------------------------------------------------- */
+
+/* Where the piece that holds `at` ends. */
+static size_t piece_end(const ls_replay *r, size_t at) {
+    size_t rest = PIECE - (size_t)((r->data_at + at) % PIECE);
+    return rest < r->input - at ? at + rest : r->input;
+}
+
+INLINE void ready_lazy(void *state_) {
+    state *s = state_;
+    ls_replay *r = &s->r;
+    if (r->at + 2 > r->linked && r->linked < s->hashable) {
+        size_t to = r->linked + LINK_STEP;
+        to = to < s->hashable ? to : s->hashable;
+        if (s->p.hash_bits == 15)
+            enter_all(s, r->linked, to, 15);
+        else
+            enter_all(s, r->linked, to, 16);
+        r->linked = to;
+    }
+    if (r->at >= r->end && r->end < r->input)
+        r->end = piece_end(r, r->at);
+}
+
+static void clear(state *s) {
+    size_t n = (size_t)1 << s->p.hash_bits;
+    for (size_t i = 0; i < n; i++)
+        s->head[i] = NOWHERE;
+}
+
+/* After a flush: the last positions before it, whose bytes were not all there, enter now. */
+static void enter_late(state *s, size_t flush) {
+    for (size_t at = flush < 2 ? 0 : flush - 2; at < flush && at < s->hashable; at++)
+        enter(s, at, s->p.hash_bits);
+}
+
+/* A piece begins: its dictionary is all in the chains. */
+static void enter_dictionary(state *s, size_t at) {
+    clear(s);
+    enter_all(s, at < WINDOW ? 0 : at - WINDOW, at < s->hashable ? at : s->hashable,
+              s->p.hash_bits);
+}
+
+INLINE void ready_greedy(void *state_) {
+    state *s = state_;
+    ls_replay *r = &s->r;
+    if (r->at >= r->end && r->end < r->input) {
+        if (s->p.kind == PIGZ)
+            enter_dictionary(s, r->at);
+        else
+            enter_late(s, r->at);
+        r->end = s->p.kind == PIGZ || s->p.kind == PIGZ_ONE ? piece_end(r, r->at) : r->input;
+    }
+}
+
+INLINE void taken_greedy(void *state_, size_t at, ls_token token) {
+    state *s = state_;
+    uint32_t length = token & 0xffff;
+    if (token < 256 || length > s->p.how.lazy || s->r.end < at + length + MIN_MATCH)
+        return;
+    for (size_t p = at + 1; p < at + length; p++)
+        enter(s, p, s->p.hash_bits);
+}
+
+/* ---- the face ---------------------------------------------------------------------------------- */
+
+INLINE int pass(state *s, size_t to) {
+    return s->p.greedy ? ls_replay_skip(&s->r, find_greedy, ready_greedy, taken_greedy, 0, to)
+                       : ls_replay_skip(&s->r, find, ready_lazy, NULL, s->p.how.lazy, to);
+}
+
+static void begin(const ls_model *m, void *state_, const ls_span *span) {
+    state *s = state_;
+    ls_replay *r = &s->r;
+    s->p = *(const parameters *)m->parameters;
+    int pieces = s->p.kind == PIGZ || s->p.kind == PIGZ_ONE;
+    uint64_t since = span->at - span->flushed;
+    size_t history = m->history;
+    if (s->p.kind == ZLIB_ALONE && since < history)
+        history = (size_t)since;
+    if (s->p.kind == PIGZ && s->p.greedy)
+        history = WINDOW + (size_t)(span->at % PIECE);
+    ls_replay_begin(r, span, history);
+    s->hashable = r->input < 2 ? 0 : r->input - 2;
+    s->link[0] = NO_LINK;
+    clear(s);
+    size_t flushed = since < r->start ? r->start - (size_t)since : 0;
+    size_t from = flushed;
+    if (pieces && span->at % PIECE < r->start - from)
+        from = r->start - (size_t)(span->at % PIECE);
+    if (s->p.greedy) {
+        /* What is in the chains depends on the tokens: those of the history are found again. */
+        if (s->p.kind == PIGZ) {
+            enter_dictionary(s, from);
+            r->at = from;
+            r->end = piece_end(r, from);
+        } else if (pieces) {
+            r->end = piece_end(r, 0);
+        } else {
+            r->end = from;
+            (void)pass(s, from);
+            enter_late(s, from);
+            r->end = r->input;
+        }
+    } else {
+        if (from + WARM_UP < r->start)
+            from = r->start - WARM_UP;
+        r->linked = from < s->hashable ? from : s->hashable;
+        enter_all(s, 0, r->linked, s->p.hash_bits);
+        r->at = from;
+        if (pieces)
+            r->end = piece_end(r, from);
+    }
+    (void)pass(s, r->start - r->at);
+}
+
+static int verify(const ls_model *m, void *state_, ls_asking *a) {
+    state *s = state_;
+    (void)m;
+    return s->p.greedy ? ls_replay_verify(&s->r, find_greedy, ready_greedy, taken_greedy, 0, a)
+                       : ls_replay_verify(&s->r, find, ready_lazy, NULL, s->p.how.lazy, a);
+}
+
+static int make(const ls_model *m, void *state_, ls_asking *a, size_t count, size_t until) {
+    state *s = state_;
+    (void)m;
+    return s->p.greedy
+               ? ls_replay_make(&s->r, find_greedy, ready_greedy, taken_greedy, 0, a, count, until)
+               : ls_replay_make(&s->r, find, ready_lazy, NULL, s->p.how.lazy, a, count, until);
+}
+
+static int skip(const ls_model *m, void *state_, size_t size) {
+    (void)m;
+    return pass(state_, size);
+}
+
+static int trees(const ls_model *m, void *state_, uint32_t variant, const ls_token *tokens,
+                 size_t n, ls_code *litlen, ls_code *dist, uint32_t *hlit, uint32_t *hdist) {
+    (void)m;
+    (void)state_;
+    if (variant)
+        return 0;
+    ls_zlib_trees(tokens, n, litlen, dist, hlit, hdist);
+    return 1;
+}
+
+/* By level: good, lazy, nice, chain. */
+static const parameters by_level[5][9] = {
+#define LEVELS(kind, bits)                                                                         \
+    {                                                                                              \
+        {{4, 4, 8, 4}, 1, kind, bits},         {{4, 5, 16, 8}, 1, kind, bits},                     \
+        {{4, 6, 32, 32}, 1, kind, bits},       {{4, 4, 16, 16}, 0, kind, bits},                    \
+        {{8, 16, 32, 32}, 0, kind, bits},      {{8, 16, 128, 128}, 0, kind, bits},                 \
+        {{8, 32, 128, 256}, 0, kind, bits},    {{32, 128, 258, 1024}, 0, kind, bits},              \
+        {{32, 258, 258, 4096}, 0, kind, bits},                                                     \
+    }
+    LEVELS(ZLIB, 15), LEVELS(PIGZ, 15), LEVELS(GZIP, 15), LEVELS(ZLIB, 16), LEVELS(ZLIB_ALONE, 15),
+};
+static const parameters one_thread[3] = {{{4, 4, 8, 4}, 1, PIGZ_ONE, 15},
+                                         {{4, 5, 16, 8}, 1, PIGZ_ONE, 15},
+                                         {{4, 6, 32, 32}, 1, PIGZ_ONE, 15}};
+
+#define MODEL(number, named, past, tokens_, flags_, how)                                           \
+    {                                                                                              \
+        .id = number,                                                                              \
+        .name = named,                                                                             \
+        .history = past,                                                                           \
+        .ahead = AHEAD,                                                                            \
+        .span = 2u << 20,                                                                          \
+        .block_tokens = tokens_,                                                                   \
+        .flags = flags_,                                                                           \
+        .state = sizeof(state),                                                                    \
+        .begin = begin,                                                                            \
+        .verify = verify,                                                                          \
+        .make = make,                                                                              \
+        .skip = skip,                                                                              \
+        .trees = trees,                                                                            \
+        .runs = ls_zlib_runs,                                                                      \
+        .codelen = ls_zlib_codelen,                                                                \
+        .parameters = how,                                                                         \
+    }
+#define FAMILY(base, named, kind, tokens_, flags_)                                                 \
+    MODEL(base + 1, named " 1", HISTORY_GREEDY, tokens_, flags_, &by_level[kind][0]),              \
+        MODEL(base + 2, named " 2", HISTORY_GREEDY, tokens_, flags_, &by_level[kind][1]),          \
+        MODEL(base + 3, named " 3", HISTORY_GREEDY, tokens_, flags_, &by_level[kind][2]),          \
+        MODEL(base + 4, named " 4", HISTORY_LAZY, tokens_, flags_, &by_level[kind][3]),            \
+        MODEL(base + 5, named " 5", HISTORY_LAZY, tokens_, flags_, &by_level[kind][4]),            \
+        MODEL(base + 6, named " 6", HISTORY_LAZY, tokens_, flags_, &by_level[kind][5]),            \
+        MODEL(base + 7, named " 7", HISTORY_LAZY, tokens_, flags_, &by_level[kind][6]),            \
+        MODEL(base + 8, named " 8", HISTORY_LAZY, tokens_, flags_, &by_level[kind][7]),            \
+        MODEL(base + 9, named " 9", HISTORY_LAZY, tokens_, flags_, &by_level[kind][8])
+
+const ls_model ls_models_zlib[] = {
+    FAMILY(100, "zlib", 0, 16383, 0),
+    FAMILY(110, "pigz", 1, 16383, 0),
+    FAMILY(120, "GNU gzip", 2, 32767, LS_MODEL_UNFLUSHED),
+    FAMILY(130, "zlib memLevel 9", 3, 32767, 0),
+    FAMILY(140, "zlib independent pieces", 4, 16383, 0),
+    MODEL(151, "pigz -p1 1", HISTORY_GREEDY, 16383, 0, &one_thread[0]),
+    MODEL(152, "pigz -p1 2", HISTORY_GREEDY, 16383, 0, &one_thread[1]),
+    MODEL(153, "pigz -p1 3", HISTORY_GREEDY, 16383, 0, &one_thread[2]),
+    {.id = 0},
+};

@@ -1,0 +1,572 @@
+"""gzip blobs taken apart and put together again: tokens, models of encoders, corrections, recipes.
+
+A blob is decoded (`Decoder`) into *spans* of about a MiB of content; a *model* of the encoder that made
+it predicts each span's tokens and codes; what it mispredicts is the span's *corrections* (`analyse`),
+usually a few bytes. A `Recipe` is the model's number and all corrections: with the content it gives the
+blob again, span by span, in any order (`make_span`). Nothing here looks at digests: whether what was
+made is right, the caller compares.
+
+FORMAT.md, section 16, describes recipes. The GIL is free while C works; functions may be called by
+several threads, on different spans. A thread keeps its working memory: up to 60 MiB of addresses, of
+which 5 to 10 are touched.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CorruptError, InvalidInputError, LimitError, UnsupportedError
+from ._layerstore import ffi, lib
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+VERSION = 1
+SPAN = 1 << 20
+"""Bytes of content of a span, if nobody says otherwise."""
+NONE = 1
+"""The model that predicts nothing: literals only."""
+ENOUGH = 64
+"""Corrections of a span, in bytes, with which no better model is looked for."""
+MOST_OUT = 1 << 28
+"""Bytes that one span may make: its content stored, and zeros behind a member."""
+
+_new = ffi.new_allocator(should_clear_after_alloc=False)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One encoder at one level. `history` and `ahead`: bytes of content that it wants before and behind
+    a span; `span`: bytes of content that suit it."""
+
+    id: int
+    name: str
+    history: int
+    ahead: int
+    span: int
+
+
+@cache
+def _models() -> dict[int, Model]:
+    out = {}
+    facts = ffi.new("ls_model_facts *")
+    number = 0
+    while lib.ls_respan_model(number, facts):
+        name = ffi.string(facts.name).decode()
+        out[facts.id] = Model(facts.id, name, facts.history, facts.ahead, facts.span)
+        number += 1
+    return out
+
+
+def models() -> list[Model]:
+    """All models there are, in the order of their families."""
+    return list(_models().values())
+
+
+def model(id: int) -> Model:
+    """Raises UnsupportedError for a model that this version does not have."""
+    found = _models().get(id)
+    if found is None:
+        raise UnsupportedError(
+            f"a recipe for encoder model {id} is of a newer layerstore: read this store with that"
+        )
+    return found
+
+
+@cache
+def _history() -> int:
+    return max(1 << 15, *(m.history for m in models()))
+
+
+# ---- decoding --------------------------------------------------------------------------------------
+
+
+class _Arrays:
+    """The memory of a span."""
+
+    __slots__ = ("bytes", "content", "events", "struct", "tokens")
+
+    def __init__(self) -> None:
+        room = _history() + lib.LS_TOKENS_CONTENT + lib.LS_MODEL_MAX_AHEAD + lib.LS_TOKENS_SLACK
+        self.content = _new("uint8_t[]", room)
+        self.tokens = _new("uint32_t[]", lib.LS_TOKENS_TOKENS)
+        self.events = _new("ls_event[]", lib.LS_TOKENS_EVENTS)
+        self.bytes = _new("uint8_t[]", lib.LS_TOKENS_BYTES)
+        self.struct = ffi.new("ls_tokens_span *")
+        self.struct.content = self.content
+        self.struct.tokens = self.tokens
+        self.struct.events = self.events
+        self.struct.bytes = self.bytes
+        self.struct.content_room = room
+
+
+class Span:
+    """A stretch of a blob that begins where a block or a member does, with all that its encoder
+    decided."""
+
+    __slots__ = (
+        "_arrays",
+        "_pool",
+        "bit_end",
+        "bit_start",
+        "content",
+        "header",
+        "number",
+        "offset",
+        "size",
+    )
+
+    def __init__(self, number: int, arrays: _Arrays, pool: list[_Arrays]) -> None:
+        s = arrays.struct
+        self._arrays: _Arrays | None = arrays
+        self._pool = pool
+        self.number = number
+        self.offset: int = s.offset
+        """Bytes of the blob's content before it."""
+        self.size: int = s.size
+        self.bit_start: int = s.bit
+        self.bit_end: int = s.end_bit
+        whole = memoryview(ffi.buffer(arrays.content, s.before + s.size))
+        self.content = whole[s.before :].toreadonly()
+        """Valid until `release`."""
+        self.header = b""
+        """Of the member with which it begins, if it does."""
+        if s.n_events and s.events[0].kind == lib.LS_EVENT_HEADER:
+            event = s.events[0]
+            self.header = ffi.buffer(s.bytes + event.bytes, event.size)[:]
+
+    @property
+    def _struct(self) -> Any:
+        if self._arrays is None:
+            raise ValueError("the span was released")
+        return self._arrays.struct
+
+    def release(self) -> None:
+        """Gives its memory back to the decoder. `content` must not be used any more."""
+        if self._arrays is not None:
+            self._pool.append(self._arrays)
+            self._arrays = None
+            self.content = memoryview(b"")
+
+
+class Decoder:
+    """A gzip blob in, spans out. Serves one thread at a time. Memory: that of the spans not released,
+    each as large as its content and four bytes a token, at most 40 MiB."""
+
+    def __init__(self, span: int = SPAN) -> None:
+        """`span`: bytes of content wanted in a span, at most 4 MiB; may be set at any time."""
+        self.span = span
+        self.content_size = 0
+        self.trailing = 0
+        """Bytes behind the last member that are no zeros."""
+        self._base = 0
+        self._number = 0
+        self._pool: list[_Arrays] = []
+        self._state = _new("uint64_t[]", (lib.ls_tokens_sizeof() + 7) // 8)
+        self._machine = ffi.cast("ls_tokens *", self._state)
+        self._error = ffi.new("ls_error *")
+        self._used = ffi.new("size_t *")
+        self._rest = b""
+        lib.ls_tokens_init(self._machine)
+        self._arrays = _Arrays()
+        lib.ls_tokens_begin(self._machine, self._arrays.struct, ffi.NULL, _history())
+
+    @property
+    def blob_size(self) -> int:
+        """Bytes of the blob so far."""
+        return self._base + len(self._rest)
+
+    def feed(self, data: bytes | memoryview) -> list[Span]:
+        """The spans that these bytes complete. Raises InvalidInputError (offset in the blob, reason)
+        for what is not gzip or damaged, LimitError for what is valid and more than a span can hold."""
+        return self._decode(self._rest + data if self._rest else data, False)
+
+    def finish(self) -> list[Span]:
+        """The last spans. Raises as `feed` does; that the blob is truncated, too."""
+        return self._decode(self._rest, True)
+
+    def _decode(self, data: bytes | memoryview, last: bool) -> list[Span]:
+        source = ffi.from_buffer("uint8_t[]", data)
+        out: list[Span] = []
+        at = 0
+        while True:
+            result = lib.ls_tokens_feed(
+                self._machine,
+                self._arrays.struct,
+                self.span,
+                source + at,
+                len(data) - at,
+                last,
+                self._used,
+                self._error,
+            )
+            at += self._used[0]
+            if result == lib.LS_TOKENS_MORE:
+                break
+            if result == lib.LS_TOKENS_SPAN:
+                self._complete(out)
+            elif result == lib.LS_TOKENS_END:
+                if self._arrays.struct.n_events:
+                    self._complete(out)
+                break
+            else:
+                self._fail(result)
+        self._base += at
+        self._rest = bytes(data[at:])
+        return out
+
+    def _complete(self, out: list[Span]) -> None:
+        arrays = self._arrays
+        s = arrays.struct
+        self._arrays = self._pool.pop() if self._pool else _Arrays()
+        lib.ls_tokens_begin(self._machine, self._arrays.struct, s, _history())
+        self.content_size += s.size
+        for i in range(max(0, s.n_events - 2), s.n_events):
+            if s.events[i].kind == lib.LS_EVENT_TRAILING:
+                self.trailing += s.events[i].size
+        out.append(Span(self._number, arrays, self._pool))
+        self._number += 1
+
+    def _fail(self, code: int) -> None:
+        reason = ffi.string(self._error.reason).decode()
+        offset = self._error.offset
+        if code == lib.LS_ELIMIT:
+            raise LimitError(
+                f"gzip data that no recipe can hold, near byte {offset}: {reason}", offset=offset
+            )
+        raise InvalidInputError(
+            f"gzip data is damaged near byte {offset}: {reason}", offset=offset, reason=reason
+        )
+
+
+# ---- working memory of a thread ----------------------------------------------------------------------
+
+
+class _Work(threading.local):
+    def __init__(self) -> None:
+        self.rooms: dict[str, tuple[int, Any]] = {}
+        self.error = ffi.new("ls_error *")
+        self.length = ffi.new("size_t *")
+
+    def room(self, name: str, kind: str, n: int) -> Any:
+        """An array of at least n items, not cleared."""
+        have, array_ = self.rooms.get(name, (0, None))
+        if have < n:
+            array_ = _new(kind, n)
+            self.rooms[name] = (n, array_)
+        return array_
+
+    def state(self, model: Model) -> Any:
+        """64-byte aligned memory for a model."""
+        size = lib.ls_respan_sizeof(model.id)
+        room = self.room("state", "uint8_t[]", size + 64)
+        address = int(ffi.cast("uintptr_t", room))
+        return room + (-address % 64)
+
+    def tokens(self) -> Any:
+        return self.room("tokens", "uint32_t[]", lib.LS_TOKENS_TOKENS)
+
+    def scratch(self) -> Any:
+        return self.room("scratch", "uint32_t[]", 2 * lib.LS_TOKENS_TOKENS)
+
+    def reason(self) -> str:
+        return str(ffi.string(self.error.reason).decode())
+
+
+_work = _Work()
+
+
+# ---- analysis ----------------------------------------------------------------------------------------
+
+
+def analyse(span: Span, following: Span | None, model: Model, limit: int) -> bytes | None:
+    """The corrections of a span, or None if they are more than `limit` bytes, or the model cannot
+    follow what the encoder did. `following` is the span behind it, None for the last one; it is only
+    read, and may be analysed at the same time."""
+    out = _work.room("corrections", "uint8_t[]", limit + 16)
+    code = lib.ls_respan_analyse(
+        _work.state(model),
+        model.id,
+        span._struct,
+        ffi.NULL if following is None else following._struct,
+        _work.scratch(),
+        out,
+        limit,
+        _work.length,
+        _work.error,
+    )
+    if code in (lib.LS_ELIMIT, lib.LS_EFORMAT):
+        return None
+    if code:
+        raise InvalidInputError(_work.reason(), offset=_work.error.offset)
+    corrections: bytes = ffi.buffer(out, _work.length[0])[:]
+    return corrections
+
+
+def candidates(first: Span) -> list[Model]:
+    """The models that may have made a blob, by its header and its first block; likeliest first."""
+    s = first._struct
+    header = first.header
+    families: dict[str, list[Model]] = {"zlib": [], "go": [], "fast": [], "kp": [], "": []}
+    for m in models():
+        families[_family(m.id)].append(m)
+    tokens, size, shortest, flushes = _first_block(s)
+    go_like = len(header) >= 10 and header[9] == 255
+    klauspost = go_like and header[4:8] == b"\x00\x09\x6e\x88"
+    far = shortest != 3
+    votes = {
+        "zlib": _vote(not far, tokens in (16383, 32767), not go_like),
+        "go": _vote(far, tokens == 16384, go_like and not klauspost),
+        "fast": _vote(far, size == 65535, go_like and header[8] == 4),
+        "kp": _vote(far, size > 0 and size % 65535 == 0, klauspost, far and flushes),
+        "": -1,
+    }
+    order = sorted(families, key=lambda name: -votes[name])
+    return [m for name in order for m in families[name]]
+
+
+def _family(id: int) -> str:
+    """By the ranges in which csrc/deflate/model.h numbers them."""
+    for name, low, high in (
+        ("zlib", 100, 200),
+        ("go", 200, 220),
+        ("fast", 220, 230),
+        ("kp", 300, 400),
+    ):
+        if low <= id < high:
+            return name
+    return ""
+
+
+def _vote(*facts: bool) -> int:
+    return sum(facts)
+
+
+def _first_block(s: Any) -> tuple[int, int, int, bool]:
+    """Of the first block with tokens: how many, bytes of content, shortest match (0: none); whether
+    there is a flush in the span."""
+    at = 0
+    flushes = False
+    found = (0, 0, 0)
+    for i in range(s.n_events):
+        event = s.events[i]
+        if event.kind == lib.LS_EVENT_STORED and not event.size and not event.final:
+            flushes = True
+        if event.kind > lib.LS_EVENT_DYNAMIC:
+            continue
+        if not found[0] and event.tokens and event.kind != lib.LS_EVENT_STORED:
+            tokens = array("I")
+            tokens.frombytes(ffi.buffer(s.tokens + at, 4 * min(event.tokens, 1 << 16))[:])
+            lengths = {t & 0xFFFF for t in tokens if t >= 256}
+            found = (event.tokens, event.size, min(lengths, default=0))
+        at += event.tokens
+    return (*found, flushes)
+
+
+def choose(first: Span, following: Span | None, limit: int) -> tuple[Model, bytes] | None:
+    """The model with the fewest corrections for the first span, and these; None if all need more than
+    `limit` bytes."""
+    best: tuple[Model, bytes] | None = None
+    for m in candidates(first):
+        corrections = analyse(first, following, m, limit)
+        if corrections is None:
+            continue
+        if best is None or len(corrections) < len(best[1]):
+            best = (m, corrections)
+            limit = len(corrections)
+        if len(corrections) <= ENOUGH:
+            break
+    return best
+
+
+# ---- recipes -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What a span of a recipe makes: whole bytes of the blob; and from what: content, with so many
+    bytes before and behind it."""
+
+    blob_start: int
+    blob_end: int
+    content_start: int
+    content_end: int
+    before: int
+    ahead: int
+
+
+class Recipe:
+    """How to make a gzip blob from its content."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._content = array("Q", [0])
+        self._bits = array("Q", [0])
+        self._ends = array("Q", [0])
+        self._parts: list[bytes] = []
+        self._all: bytes | None = None
+
+    def __len__(self) -> int:
+        return len(self._content) - 1
+
+    @property
+    def content_size(self) -> int:
+        return self._content[-1]
+
+    @property
+    def blob_size(self) -> int:
+        return self._bits[-1] // 8
+
+    def add(self, span: Span, corrections: bytes) -> None:
+        """The next span, with what `analyse` said of it."""
+        if span.number != len(self) or span.bit_start != self._bits[-1]:
+            raise ValueError("spans come in order")
+        self._add(span.size, span.bit_end - span.bit_start, len(corrections))
+        self._parts.append(corrections)
+        self._all = None
+
+    def _add(self, size: int, bits: int, corrections: int) -> None:
+        self._content.append(self._content[-1] + size)
+        self._bits.append(self._bits[-1] + bits)
+        self._ends.append(self._ends[-1] + corrections)
+
+    def to_bytes(self) -> bytes:
+        out = bytearray([VERSION])
+        for value in (self.model.id, len(self)):
+            _put(out, value)
+        for table in (self._content, self._bits, self._ends):
+            for i in range(len(self)):
+                _put(out, table[i + 1] - table[i])
+        return bytes(out) + self._corrections()
+
+    def _corrections(self) -> bytes:
+        if self._all is None:
+            self._all = b"".join(self._parts)
+        return self._all
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Recipe:
+        """Raises CorruptError for what is no recipe, UnsupportedError for one of a newer version."""
+        if not data:
+            raise CorruptError("a recipe is empty")
+        if data[0] != VERSION:
+            raise UnsupportedError(
+                f"a recipe of version {data[0]} is of a newer layerstore: read this store with that"
+            )
+        numbers = _Numbers(data, 1)
+        recipe = cls(model(numbers.next(1 << 32)))
+        count = numbers.next(len(data))
+        sizes = [numbers.next(lib.LS_TOKENS_CONTENT) for _ in range(count)]
+        bits = [numbers.next(1 << 40) for _ in range(count)]
+        lengths = [numbers.next(len(data)) for _ in range(count)]
+        for size, n_bits, length in zip(sizes, bits, lengths, strict=True):
+            recipe._add(size, n_bits, length)
+        recipe._all = bytes(data[numbers.at :])
+        if len(recipe._all) != recipe._ends[-1] or recipe._bits[-1] % 8:
+            raise CorruptError("a recipe is damaged: its parts do not add up")
+        return recipe
+
+    def find(self, blob_offset: int) -> int:
+        """The number of the span that makes this byte of the blob."""
+        if not 0 <= blob_offset < self.blob_size:
+            raise ValueError(f"no byte {blob_offset} in a blob of {self.blob_size}")
+        return bisect_left(self._bits, (blob_offset + 1) * 8) - 1
+
+    def extent(self, number: int) -> Extent:
+        start, end = self._content[number], self._content[number + 1]
+        return Extent(
+            self._bits[number] // 8,
+            self._bits[number + 1] // 8,
+            start,
+            end,
+            min(self.model.history, start),
+            min(self.model.ahead, self.content_size - end),
+        )
+
+    def corrections(self, number: int) -> bytes:
+        return self._corrections()[self._ends[number] : self._ends[number + 1]]
+
+
+def make_span(recipe: Recipe, number: int, before: Buffer, content: Buffer, ahead: Buffer) -> bytes:
+    """The bytes of the blob that a span makes: `blob_start` to `blob_end` of its extent, from content
+    as the extent says. Raises CorruptError when recipe and content do not fit each other; that nothing
+    is raised does not mean that the bytes are right."""
+    extent = recipe.extent(number)
+    parts = [memoryview(p).cast("B") for p in (before, content, ahead)]
+    wanted = (extent.before, extent.content_end - extent.content_start, extent.ahead)
+    if tuple(len(p) for p in parts) != wanted:
+        raise ValueError(f"{[len(p) for p in parts]} bytes of content instead of {wanted}")
+    total = sum(wanted)
+    buffer = _work.room("content", "uint8_t[]", total + lib.LS_TOKENS_SLACK)
+    at = 0
+    for part in parts:
+        ffi.memmove(buffer + at, part, len(part))
+        at += len(part)
+    corrections = recipe.corrections(number)
+    r = ffi.new("ls_respan *")
+    r.content = buffer + wanted[0]
+    r.before, r.size, r.after = wanted
+    r.offset = extent.content_start
+    r.bit = recipe._bits[number]
+    r.end_bit = recipe._bits[number + 1]
+    source = ffi.from_buffer("uint8_t[]", corrections)
+    r.corrections = source
+    r.corrections_size = len(corrections)
+    room = extent.blob_end - extent.blob_start + lib.LS_RESPAN_ROOM
+    if room > MOST_OUT:
+        raise CorruptError("a recipe is damaged: a span is too large", offset=extent.blob_start)
+    out = _work.room("out", "uint8_t[]", room)
+    code = lib.ls_respan_make(
+        _work.state(recipe.model),
+        recipe.model.id,
+        r,
+        _work.tokens(),
+        _work.scratch(),
+        out,
+        room,
+        _work.length,
+        _work.error,
+    )
+    if code:
+        raise CorruptError(
+            f"a recipe does not fit its content near byte {_work.error.offset}: {_work.reason()}",
+            offset=extent.blob_start,
+        )
+    made: bytes = ffi.buffer(out, _work.length[0])[:]
+    return made
+
+
+# ---- numbers in bytes: seven bits a byte, the lowest first --------------------------------------
+
+
+def _put(out: bytearray, value: int) -> None:
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+
+
+class _Numbers:
+    def __init__(self, data: bytes, at: int) -> None:
+        self.data = data
+        self.at = at
+
+    def next(self, most: int) -> int:
+        value = shift = 0
+        while True:
+            if self.at >= len(self.data) or shift > 63:
+                raise CorruptError("a recipe is damaged: it ends in its table", offset=self.at)
+            byte = self.data[self.at]
+            self.at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                break
+        if value > most:
+            raise CorruptError(f"a recipe is damaged: {value} in its table", offset=self.at)
+        return value
