@@ -139,11 +139,6 @@ def _live(storage: Storage, wanted: dict[str, bytes]) -> None:
                 wanted[made] = b"".join(blob.chunks())
             assert gzip.decompress(wanted[made]) == layer
         wanted[op.put(layer, media_type=TAR).digest] = layer
-        packed = gzip.compress(layer, 6, mtime=0)
-        came = op.put(packed, media_type=f"{TAR}+gzip")
-        wanted[came.digest] = packed
-        (outcome,), _ = optimize(content, [came])
-        assert outcome.blob.result == "gzip"
         image = b'{"an": "image"}'
         child = next(iter(wanted))
         done = op.put(image, edges=(Edge(child, "child", 0, "text/plain"),))
@@ -166,6 +161,11 @@ def _live(storage: Storage, wanted: dict[str, bytes]) -> None:
     with content.operation() as op:
         late = noise(5000, 77)
         wanted[op.put(late).digest] = late
+        packed = gzip.compress(layer, 6, mtime=0)
+        came = op.put(packed, media_type=f"{TAR}+gzip")
+        wanted[came.digest] = packed
+        (outcome,), _ = optimize(content, [came])
+        assert outcome.blob.result == "gzip"
 
 
 def test_every_blob_by_every_form(stored: tuple[str, dict[str, bytes]]) -> None:
@@ -182,7 +182,7 @@ def test_every_blob_by_every_form(stored: tuple[str, dict[str, bytes]]) -> None:
             # Models are not this reader's: what surrounds them is.
             model, spans = store.recipe(blob)
             assert 100 <= model < 200
-            assert spans > 1
+            assert spans >= 1
             forms = ["recipe"]
         else:
             for form in forms:
