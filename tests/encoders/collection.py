@@ -27,7 +27,17 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("LAYERSTORE_ENCODERS", "~/.cache/layerstore-encoders")).expanduser()
 
-GO = ("1.19.13", "1.20.14", "1.21.13", "1.22.12", "1.23.12", "1.24.13", "1.25.8", "1.26.8", "1.27.1")
+GO = (
+    "1.19.13",
+    "1.20.14",
+    "1.21.13",
+    "1.22.12",
+    "1.23.12",
+    "1.24.13",
+    "1.25.8",
+    "1.26.8",
+    "1.27.1",
+)
 """Go toolchains, oldest first; from 1.27 on its levels are klauspost/compress's."""
 KLAUSPOST_OLD = (
     "1.4.1",
@@ -223,7 +233,14 @@ def _engine(tool: str) -> Encoder:
 
     def run(content: bytes) -> bytes:
         with tempfile.TemporaryDirectory() as work:
-            store = ["--root", f"{work}/root", "--runroot", f"{work}/run", "--storage-driver", "vfs"]
+            store = [
+                "--root",
+                f"{work}/root",
+                "--runroot",
+                f"{work}/run",
+                "--storage-driver",
+                "vfs",
+            ]
             policy = Path(work) / "policy.json"
             policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
             made = f"oci:{work}/made:v1"
@@ -315,12 +332,18 @@ def contents(size: int = 4 << 20) -> Iterator[tuple[str, bytes]]:
     n = 0
     while len(repeats) < size:
         n += 1
-        repeats += bytes(n * 9973 % 200_000) + stretch[: n * 131 % 9000] + text[n * 997 : n * 997 + 300]
+        repeats += (
+            bytes(n * 9973 % 200_000) + stretch[: n * 131 % 9000] + text[n * 997 : n * 997 + 300]
+        )
     yield "repeats", bytes(repeats[:size])
     yield "zeros", bytes(size)
-    yield "mixed", b"".join(
-        x[i : i + 50_000] for i in range(0, size // 4, 50_000) for x in (elf, text, repeats)
-    ) + zlib.compress(elf, 9)[: size // 4]
+    yield (
+        "mixed",
+        b"".join(
+            x[i : i + 50_000] for i in range(0, size // 4, 50_000) for x in (elf, text, repeats)
+        )
+        + zlib.compress(elf, 9)[: size // 4],
+    )
     yield "empty", b""
     yield "byte", b"x"
     yield "line", text[:100]
