@@ -109,14 +109,17 @@ static int trees_120(const ls_model *model, void *state, uint32_t variant, const
         .parameters = &PARAMETERS,                                                                 \
     }
 
-/* Numbers: the last digit is the level, the one before it the releases. */
+/* Numbers: the last digit is the level, the one before it stands for the releases. The likeliest come first:
+ * where several predict alike, as of a span of stored blocks, the first is taken. */
 const ls_model ls_models_kp[] = {
+    KP_MODEL(305, "kp5", kp5, 4, trees, ls_go_codelen),
+    KP_MODEL(306, "kp6", kp6, 4, trees, ls_go_codelen),
+    KP_MODEL(355, "kp5-1.20.1", kp5_120, 4, trees_120, ls_go_codelen_120),
+    KP_MODEL(356, "kp6-1.20.1", kp6_120, 4, trees_120, ls_go_codelen_120),
     KP_MODEL(301, "kp1", kp1, 8, trees, ls_go_codelen),
     KP_MODEL(302, "kp2", kp2, 4, trees, ls_go_codelen),
     KP_MODEL(303, "kp3", kp3, 4, trees, ls_go_codelen),
     KP_MODEL(304, "kp4", kp4, 4, trees, ls_go_codelen),
-    KP_MODEL(305, "kp5", kp5, 4, trees, ls_go_codelen),
-    KP_MODEL(306, "kp6", kp6, 4, trees, ls_go_codelen),
     KP7_MODEL(307, "kp7", ls_kp7_level7, trees, ls_go_codelen),
     KP7_MODEL(308, "kp8", ls_kp7_level8, trees, ls_go_codelen),
     KP7_MODEL(309, "kp9", ls_kp7_level9, trees, ls_go_codelen),
@@ -133,8 +136,6 @@ const ls_model ls_models_kp[] = {
     KP_MODEL(352, "kp2-1.20.1", kp2_120, 4, trees_120, ls_go_codelen_120),
     KP_MODEL(353, "kp3-1.20.1", kp3_120, 4, trees_120, ls_go_codelen_120),
     KP_MODEL(354, "kp4-1.20.1", kp4_120, 4, trees_120, ls_go_codelen_120),
-    KP_MODEL(355, "kp5-1.20.1", kp5_120, 4, trees_120, ls_go_codelen_120),
-    KP_MODEL(356, "kp6-1.20.1", kp6_120, 4, trees_120, ls_go_codelen_120),
     KP7_MODEL(357, "kp7-1.20.1", ls_kp7_level7, trees_120, ls_go_codelen_120),
     KP7_MODEL(358, "kp8-1.20.1", ls_kp7_level8, trees_120, ls_go_codelen_120),
     KP7_MODEL(359, "kp9-1.20.1", ls_kp7_level9_120, trees_120, ls_go_codelen_120),

@@ -1,6 +1,8 @@
 /* model_replay.c: asks the models of csrc/deflate/ for the decisions of a gzip file, on the command line.
  *
  *   model_replay ID FILE [SPAN]     prints what was predicted, as one line of JSON
+ *   model_replay ID FILE make FROM FLUSHED    prints the tokens (4 bytes each, lowest first) that the model
+ *                                   gives to the content in FILE from an offset on, flushed before at another
  *
  * It has its own decoder, small and slow, which shares nothing with the library's. Spans end at flushes, and
  * where SPAN bytes (the model's by default) are full and a block begins. Each is verified, then made again
@@ -273,6 +275,25 @@ static void span(const ls_model *m, void *state, size_t from, size_t to, uint64_
     free(found);
 }
 
+/* The tokens of content, as one block. */
+static int make(const ls_model *m, void *state, const uint8_t *content, size_t size, size_t from,
+                size_t flushed) {
+    ls_span s = {.data = content + from,
+                 .before = from < m->history ? from : m->history,
+                 .size = size - from,
+                 .at = from,
+                 .flushed = flushed};
+    ls_token *made = malloc((size - from + 8) * sizeof *made);
+    ls_asking a = {.tokens = made, .n = size - from + 8};
+    m->begin(m, state, &s);
+    int code = m->make(m, state, &a, 0, size - from);
+    for (size_t i = 0; i < a.n; i++)
+        for (int shift = 0; shift < 32; shift += 8)
+            putchar((int)(made[i] >> shift & 255));
+    free(made);
+    return code == LS_OK ? 0 : 2;
+}
+
 int main(int argc, char **argv) {
     if (argc < 3)
         return 2;
@@ -291,6 +312,8 @@ int main(int argc, char **argv) {
     size_t most = argc > 3 ? (size_t)atol(argv[3]) : m->span, at = 0, content = 0;
     void *state = aligned_alloc(64, (m->state + 63) / 64 * 64);
     memset(state, 0xa5, m->state);
+    if (argc > 5)
+        return make(m, state, file, in_size, (size_t)atol(argv[4]), (size_t)atol(argv[5]));
     while (at + 18 <= in_size && in[at] == 0x1f && in[at + 1] == 0x8b) {
         int flags = in[at + 3];
         at += 10;

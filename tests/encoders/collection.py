@@ -252,7 +252,10 @@ def _engine(tool: str) -> Encoder:
                 (Path(work) / "file").write_bytes(content)
                 _run(tool, *store, "from", "--name", "c", "scratch")
                 _run(tool, *store, "copy", "c", f"{work}/file", "/file")
-                _run(tool, *store, "commit", "--signature-policy", str(policy), "c", made)
+                _run(
+                    *(tool, *store, "commit", "--disable-compression=false"),
+                    *("--signature-policy", str(policy), "c", made),
+                )
             return _only_layer(Path(work) / "made")
 
     return run
