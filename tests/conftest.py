@@ -34,6 +34,9 @@ NEEDS = {
     "mkfs.xfs": "xfsprogs",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
     "qemu-aarch64-static": "qemu-user-static",
+    "pigz": "pigz",
+    "go": "golang-go",
+    "javac": "default-jdk-headless",
     "root": "",
 }
 """What a test may need (`@pytest.mark.needs`, or a fixture of that name), and the Debian package."""

@@ -32,6 +32,7 @@ typedef struct state {
     ls_replay r;
     level how;
     size_t hashable; /* positions below have 4 bytes */
+    size_t gap;      /* below, some of the window's positions may be in no chain */
     uint16_t link[RING];
     int32_t head[1 << HASH_BITS];
 } state;
@@ -56,9 +57,8 @@ INLINE uint32_t farthest(const ls_replay *r, size_t at) {
     return far;
 }
 
-/* Lazily, what is found only counts when it is longer than what waits: it is looked for from there on. */
-INLINE ls_match find(void *state_, size_t at, uint32_t least) {
-    state *s = state_;
+/* `quick`: leave off where it is plain that nothing longer follows. */
+INLINE ls_match search(state *s, size_t at, uint32_t least, int quick) {
     const ls_replay *r = &s->r;
     ls_match best = {0, 0};
     size_t rest = r->end - at;
@@ -73,13 +73,15 @@ INLINE ls_match find(void *state_, size_t at, uint32_t least) {
     uint32_t length = least < LEAST - 1 ? LEAST - 1 : least, tries = s->how.chain;
     const uint8_t *here = r->data + at, *probe = here + length - 3;
     uint32_t tail = ls_load32(probe);
+    if (quick && least >= LEAST && ls_none_longer(link, here, at, length, 0, far))
+        return best;
     do {
         if (ls_load32(probe - dist) == tail) {
             uint32_t n = ls_common(here, here - dist, most);
             if (n > length && (n > LEAST || dist <= NEAR)) {
                 length = n;
                 best.dist = dist;
-                if (n >= nice)
+                if (n >= nice || (quick && ls_none_longer(link, here, at, length, dist, far)))
                     break;
                 probe = here + length - 3;
                 tail = ls_load32(probe);
@@ -91,17 +93,23 @@ INLINE ls_match find(void *state_, size_t at, uint32_t least) {
     return best;
 }
 
+/* Lazily, what is found only counts when it is longer than what waits: it is looked for from there on. */
+INLINE ls_match find(void *state_, size_t at, uint32_t least) {
+    state *s = state_;
+    return at < s->gap ? search(s, at, least, 0) : search(s, at, least, 1);
+}
+
 INLINE ls_match find_greedy(void *state_, size_t at, uint32_t least) {
     state *s = state_;
     if (s->r.end - at >= LEAST)
         enter(s, at);
-    return find(s, at, least);
+    return search(s, at, least, 0);
 }
 
 INLINE void ready_lazy(void *state_) {
     state *s = state_;
     ls_replay *r = &s->r;
-    if (r->at + 2 > r->linked && r->linked < s->hashable) {
+    if (r->at + 2 + MAX_MATCH > r->linked && r->linked < s->hashable) {
         size_t to = r->linked + LINK_STEP;
         to = to < s->hashable ? to : s->hashable;
         for (size_t at = r->linked; at < to; at++)
@@ -140,6 +148,7 @@ static void begin(const ls_model *m, void *state_, const ls_span *span) {
     s->link[0] = NO_LINK;
     for (size_t i = 0; i < (size_t)1 << HASH_BITS; i++)
         s->head[i] = NOWHERE;
+    s->gap = 0;
     uint64_t since = span->at - span->flushed;
     size_t from = since < r->start ? r->start - (size_t)since : 0;
     if (!s->how.lazy) {
@@ -149,6 +158,7 @@ static void begin(const ls_model *m, void *state_, const ls_span *span) {
     } else {
         for (size_t at = 0; at + LEAST <= from; at++)
             enter(s, at);
+        s->gap = from ? from + WINDOW + MAX_MATCH : 0;
         if (from + WARM_UP < r->start) {
             for (size_t at = from; at < r->start - WARM_UP && at < s->hashable; at++)
                 enter(s, at);

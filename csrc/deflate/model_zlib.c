@@ -3,10 +3,9 @@
  * What is the same in all of them: a hash of 3 bytes chains positions, newest first. A search looks at
  * up to `chain` of them (a quarter when a match of `good` or more waits), other bytes with the same hash
  * among them; the first may be 32,506 back, the others less; a longer match wins, one of `nice` bytes
- * ends the search. The first position of a
- * stream is never matched. Levels 4 to 9 parse lazily, and refuse a match of 3 bytes that is over 4,096
- * back; 1 to 3 parse greedily, and the inside of a match enters
- * the chains only when it has at most `lazy` bytes.
+ * ends the search. The first position of a stream is never matched. Levels 4 to 9 parse lazily, and
+ * refuse a match of 3 bytes that is over 4,096 back; 1 to 3 parse greedily, and the inside of a match
+ * enters the chains only when it has at most `lazy` bytes.
  *
  * Who differs, and how:
  * - pigz compresses pieces of 128 KiB: nothing reaches over the end of one, and with several threads
@@ -21,6 +20,7 @@
 
 #define MAX_DIST 32506u
 #define TOO_FAR 4096u
+#define BITS4 15
 #define AT_ONCE 262u /* bytes left below which an encoder reads on, if there is more */
 #define PIECE 131072u
 #define HISTORY_LAZY (WINDOW + 2 * WARM_UP)
@@ -51,6 +51,8 @@ typedef struct state {
     size_t hashable; /* positions below have 3 bytes that the encoder knew of */
     uint16_t link[RING];
     int32_t head[1 << 16];
+    uint16_t link4[RING]; /* lazy: chains of 4 bytes, to see where nothing longer can be */
+    int32_t head4[1 << BITS4];
 } state;
 
 INLINE uint32_t hash(const uint8_t *p, uint32_t bits) {
@@ -63,6 +65,13 @@ INLINE void enter(state *s, size_t at, uint32_t bits) {
     int64_t d = (int64_t)at - s->head[h];
     s->head[h] = (int32_t)at;
     s->link[at & (RING - 1)] = d < NO_LINK ? (uint16_t)d : NO_LINK;
+}
+
+INLINE void enter4(state *s, size_t at) {
+    uint32_t h = ls_load32(s->r.data + at) * 0x9e3779b1u >> (32 - BITS4);
+    int64_t d = (int64_t)at - s->head4[h];
+    s->head4[h] = (int32_t)at;
+    s->link4[at & (RING - 1)] = d < NO_LINK ? (uint16_t)d : NO_LINK;
 }
 
 INLINE void enter_all(state *s, size_t from, size_t to, uint32_t bits) {
@@ -110,8 +119,8 @@ static ls_match gzip_find_at_end(state *s, size_t at, uint32_t least, uint32_t t
     return best;
 }
 
-INLINE ls_match find(void *state_, size_t at, uint32_t least) {
-    state *s = state_;
+/* `quick`: the chains of 4 bytes are there, and leave off where it is plain that nothing longer follows. */
+INLINE ls_match search(state *s, size_t at, uint32_t least, int quick) {
     const ls_replay *r = &s->r;
     ls_match best = {0, 0};
     size_t rest = r->end - at;
@@ -135,10 +144,19 @@ INLINE ls_match find(void *state_, size_t at, uint32_t least) {
         uint32_t mask = 0xffffff,
                  tail = (uint32_t)here[0] | (uint32_t)here[1] << 8 | (uint32_t)here[2] << 16;
         const uint8_t *probe = here;
+        if (quick && length < MIN_MATCH && s->link4[at & (RING - 1)] > far + 1) {
+            /* There can only be one of 3 bytes. */
+            far = far < TOO_FAR ? far : TOO_FAR;
+            most = nice = MIN_MATCH;
+            if (dist > far)
+                return best;
+        }
         if (length >= MIN_MATCH) {
             mask = 0xffffffff;
             probe = here + length - 3;
             tail = ls_load32(probe);
+            if (quick && ls_none_longer(s->link4, here, at, length, 0, far + 1))
+                return best;
         }
         do {
             if (((ls_load32(probe - dist) ^ tail) & mask) == 0) {
@@ -146,7 +164,8 @@ INLINE ls_match find(void *state_, size_t at, uint32_t least) {
                 if (n > length) {
                     length = n;
                     best.dist = dist;
-                    if (n >= nice)
+                    if (n >= nice ||
+                        (quick && ls_none_longer(s->link4, here, at, length, dist, far)))
                         break;
                     mask = 0xffffffff;
                     probe = here + length - 3;
@@ -162,12 +181,16 @@ INLINE ls_match find(void *state_, size_t at, uint32_t least) {
     return best;
 }
 
+INLINE ls_match find(void *state_, size_t at, uint32_t least) {
+    return search(state_, at, least, 1);
+}
+
 /* Greedy levels: a position enters its chain when it is looked at. */
 INLINE ls_match find_greedy(void *state_, size_t at, uint32_t least) {
     state *s = state_;
     if (s->r.end - at >= MIN_MATCH)
         enter(s, at, s->p.hash_bits);
-    return find(s, at, least);
+    return search(s, at, least, 0);
 }
 
 /* ---- what happens at each token --------------------------------------------------------------- */
@@ -181,13 +204,15 @@ static size_t piece_end(const ls_replay *r, size_t at) {
 INLINE void ready_lazy(void *state_) {
     state *s = state_;
     ls_replay *r = &s->r;
-    if (r->at + 2 > r->linked && r->linked < s->hashable) {
+    if (r->at + 2 + MAX_MATCH > r->linked && r->linked < s->hashable) {
         size_t to = r->linked + LINK_STEP;
         to = to < s->hashable ? to : s->hashable;
         if (s->p.hash_bits == 15)
             enter_all(s, r->linked, to, 15);
         else
             enter_all(s, r->linked, to, 16);
+        for (size_t at = r->linked; at < to; at++)
+            enter4(s, at);
         r->linked = to;
     }
     if (r->at >= r->end && r->end < r->input)
@@ -279,6 +304,10 @@ static void begin(const ls_model *m, void *state_, const ls_span *span) {
             from = r->start - WARM_UP;
         r->linked = from < s->hashable ? from : s->hashable;
         enter_all(s, 0, r->linked, s->p.hash_bits);
+        for (size_t i = 0; i < (size_t)1 << BITS4; i++)
+            s->head4[i] = NOWHERE;
+        for (size_t at = 0; at < r->linked; at++)
+            enter4(s, at);
         r->at = from;
         if (pieces)
             r->end = piece_end(r, from);

@@ -20,6 +20,7 @@
 #define RING (2 * WINDOW)
 #define LINK_STEP 8192u /* positions linked at once; what is ahead and the window fit the ring */
 #define NO_LINK 0xffffu /* farther than any window */
+#define LOOKS 8         /* at the chain of the end of a match; more cost more than they save */
 #define WARM_UP                                                                                    \
     4096u /* bytes before a span that are parsed for the match that waits at its start */
 #define INLINE static inline __attribute__((always_inline))
@@ -67,6 +68,24 @@ INLINE uint32_t ls_common(const uint8_t *a, const uint8_t *b, uint32_t most) {
     while (n < most && a[n] == b[n])
         n++;
     return n;
+}
+
+/* Whether it is plain, after a few looks, that no match beyond some distance is longer than `length`: its
+ * last 4 bytes would be in their own chain, which most often is short where a match ends. It takes
+ * chains of 4 bytes that have every position. What a search gives is the same with and without it;
+ * it is what makes the lazy levels fast (most of their steps look for something that is not there). */
+INLINE int ls_none_longer(const uint16_t *link, const uint8_t *here, size_t at, uint32_t length,
+                          uint32_t beyond, uint32_t far) {
+    size_t last = at + length - 3;
+    uint32_t dist = link[last & (RING - 1)], first = ls_load32(here);
+    for (int i = 0; i < LOOKS; i++) {
+        if (dist > far)
+            return 1;
+        if (dist > beyond && ls_load32(here - dist) == first)
+            return 0;
+        dist += link[(last - dist) & (RING - 1)];
+    }
+    return 0;
 }
 
 /* Whether a token stands for the content at a position; the history bounds its distance. */

@@ -1,4 +1,4 @@
-/* model_seam.c: a deflate decoder of its own, and the models asked about what it read (test_models_*.py).
+/* replayed_streams.c: a deflate decoder of its own, and the models asked about what it read (replayed_streams.py).
  *
  * The decoder is slow and plain, and shares nothing with the core's: bit by bit canonical codes. What it
  * finds is kept: tokens, blocks, their trees as they were transmitted. `seam_ask` then replays a model
