@@ -23,7 +23,8 @@ from ..values import ImageCost, Stats
 from . import graph, unpacked
 from .foresight import Foresight
 from .index import Snapshot, Table
-from .mark import Marker, all_places, blob_runs, pinned
+from .mark import Marker, blob_runs, pinned
+from .placing import all_places
 from .rows import BlobRow, Place, RawRow, Runs, serial_key, to_number
 
 if TYPE_CHECKING:

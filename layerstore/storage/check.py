@@ -23,7 +23,8 @@ from .condemned import is_hidden
 from .index import Snapshot, Table, Write
 from .journal import HEADER_SIZE, Position
 from .locks import FileLock
-from .mark import all_places, blob_runs
+from .mark import blob_runs
+from .placing import all_places
 from .rows import (
     PIECE,
     BlobRow,

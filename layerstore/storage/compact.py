@@ -18,8 +18,8 @@ from ..core.hashing import blake3
 from ..errors import CorruptError
 from . import blocks, placing
 from .index import MAX_KEYS, Write
-from .mark import all_places
 from .packs import HEADER_SIZE, PackWriter
+from .placing import all_places
 from .rows import Place
 
 if TYPE_CHECKING:

@@ -36,8 +36,9 @@ from .index import Snapshot, Table, Write
 from .journal import HEADER_SIZE
 from .leases import drop, expired, of_older_boot, restart, session_of
 from .locks import FileLock
-from .mark import Marker, all_places, session_alive
+from .mark import Marker, session_alive
 from .operation import LAST_DELETE
+from .placing import all_places
 from .rows import (
     ID_KEY,
     BlobRow,

@@ -18,7 +18,7 @@ from . import cache, graph, repositories, unpacked
 from .index import Snapshot, Table
 from .leases import expired, held_serials, session_of
 from .locks import FileLock
-from .rows import Place, Runs, serial_key, to_number
+from .rows import Runs, serial_key, to_number
 
 if TYPE_CHECKING:
     from .storage import Storage
@@ -106,12 +106,6 @@ def pinned(storage: Storage, snapshot: Snapshot, *, cached: bool = True) -> set[
         if serial is not None:
             start.add(serial)
     return graph.closure(snapshot, start)
-
-
-def all_places(snapshot: Snapshot) -> Iterator[Place]:
-    """Every row of the block table, in number order."""
-    for key, value in snapshot.items(Table.BLOCKS):
-        yield Place.parse(key, value)
 
 
 def blob_runs(storage: Storage, snapshot: Snapshot, serial: int) -> Runs:

@@ -5,6 +5,7 @@ part out splits it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .index import Snapshot, Table, Write
@@ -12,6 +13,12 @@ from .rows import ID_KEY, Place, Runs, number_key, to_number
 
 if TYPE_CHECKING:
     from .storage import Storage
+
+
+def all_places(snapshot: Snapshot) -> Iterator[Place]:
+    """Every row of the block table, in number order."""
+    for key, value in snapshot.items(Table.BLOCKS):
+        yield Place.parse(key, value)
 
 
 def place_of(snapshot: Snapshot, number: int) -> Place | None:

@@ -25,7 +25,8 @@ from ..core.runs import RunArray
 from ..digest import to_key
 from . import accounting, cache, graph, unpacked
 from .index import MAX_KEYS, Snapshot, Table, Write
-from .mark import Marker, all_places, blob_runs
+from .mark import Marker, blob_runs
+from .placing import all_places
 from .rows import Runs, to_number
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from .graph import CHECKED
 from .index import Snapshot, Table, Write
 from .locks import FileLock
-from .mark import all_places
 from .packs import HEADER_SIZE
+from .placing import all_places
 from .rows import PackRow, pack_key, serial_key
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Asks the core's models about real deflate streams: builds replayed_streams.c, which decodes by itself."""
+"""Asks the models about real deflate streams: builds replayed_streams.c, which decodes by itself."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def _live(storage: Storage) -> list[tuple[str, int, int]]:
     """`(path, start, end)` of all bytes that something relies on."""
     out = []
     with storage.index.read() as snapshot:
-        from layerstore.storage.mark import all_places
+        from layerstore.storage.placing import all_places
         from layerstore.storage.rows import RawRow, to_number
 
         for place in all_places(snapshot):
@@ -101,7 +101,7 @@ def test_putting_again_heals(content: Content, storage: Storage, place: str, hea
     _fill(content)
     pack = stores.packs(storage.path)[0]
     with storage.index.read() as snapshot:
-        from layerstore.storage.mark import all_places
+        from layerstore.storage.placing import all_places
 
         blocks = sorted({(p.offset, p.head, p.disk) for p in all_places(snapshot) if p.kind == 0})
     offset, head, disk = blocks[0]
@@ -268,7 +268,7 @@ def _rows(storage: Storage) -> dict[tuple[str, bytes], bytes]:
 
 
 def _where(storage: Storage) -> dict[int, tuple[int, int, int]]:
-    from layerstore.storage.mark import all_places
+    from layerstore.storage.placing import all_places
 
     out = {}
     with storage.index.read() as snapshot:
