@@ -2,9 +2,10 @@
 
 All trees are predicted, and whatever is mispredicted, the blocks are made again. Tokens: none
 mispredicted at levels 4 to 9, wherever a stream is cut into spans. At levels 1 to 3, where the chains
-depend on the tokens so far, none where a span begins at the start of a stream, of a piece with a dictionary, or of one that
-stands alone; where it begins in the middle, it finds the tokens of its history again, not always the
-same: there at most 0.1 % of a content's tokens are mispredicted, with a flush every few bytes 0.3 %."""
+depend on the tokens so far, none where a span begins at the start of a stream, of a piece with a
+dictionary, or of one that stands alone; where it begins in the middle, it finds the tokens of its history
+again, not always the same: there at most 0.1 % of a content's tokens are mispredicted, with a flush
+every few bytes 0.3 %."""
 
 from __future__ import annotations
 
