@@ -73,7 +73,7 @@ def cut(level: int) -> int:
 @pytest.mark.needs("go")
 @pytest.mark.parametrize("level", LEVELS)
 def test_go(encoder: Path, contents: dict[str, bytes], level: int) -> None:
-    """None mispredicted in spans of 2 MiB; in spans of 100 kB none, at levels 2 and 3 at most 0.1 %."""
+    """None mispredicted uncut; in spans of 100 kB none, at levels 2 and 3 at most 0.1 %."""
     encode = functools.cache(filtered([str(encoder), str(level), "0"]))
     compare(contents, 200 + level, encode)
     compare(contents, 200 + level, encode, span=100_000, wrong=cut(level))

@@ -3,7 +3,8 @@
 All trees are predicted, and whatever is mispredicted, the blocks are made again. Tokens: none
 mispredicted at levels 4 to 9, wherever a stream is cut into spans. At levels 1 to 3, where the chains
 depend on the tokens so far, none where a span begins at the start of a stream, of a piece with a
-dictionary, or of one that stands alone; where it begins in the middle, it finds the tokens of its history
+dictionary, or of one that stands alone; where it begins in the middle, it finds the tokens of its
+history
 again, not always the same: there at most 0.1 % of a content's tokens are mispredicted, with a flush
 every few bytes 0.3 %."""
 
@@ -56,6 +57,7 @@ def contents() -> dict[str, bytes]:
     # Those of just over 1 MiB are about the pieces of our own encoder.
     names = [name for name in CONTENTS if not name.startswith("mixed, a piece")]
     out = {name: CONTENTS[name]() for name in names}
+    out["mixed, three pieces"] = out["mixed, three pieces"][:700_000]
     out["machine code"] = real()
     whole = text(140_000, 9)
     out |= {f"{size} bytes of text": whole[:size] for size in EDGES}
@@ -108,7 +110,7 @@ def cut(level: int) -> int:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_zlib(contents: dict[str, bytes], level: int) -> None:
-    """None mispredicted in spans of 2 MiB; in spans of 100 kB none, at levels 1 to 3 at most 0.1 %."""
+    """None mispredicted uncut; in spans of 100 kB none, at levels 1 to 3 at most 0.1 %."""
     compare(contents, ZLIB + level, stream(level))
     compare(contents, MEMLEVEL_9 + level, stream(level, 9))
     compare(contents, ZLIB + level, stream(level), span=100_000, wrong=cut(level))
@@ -160,7 +162,8 @@ def test_pigz(contents: dict[str, bytes], level: int) -> None:
 def test_java(contents: dict[str, bytes], tmp_path: Path) -> None:
     """GZIPOutputStream is zlib 6."""
     (tmp_path / "Gz.java").write_text(
-        "import java.util.zip.*; public class Gz { public static void main(String[] a) throws Exception {"
+        "import java.util.zip.*; public class Gz { public static void main(String[] a)"
+        " throws Exception {"
         " var out = new GZIPOutputStream(System.out); System.in.transferTo(out); out.close(); } }"
     )
     subprocess.run(["javac", "-d", tmp_path, tmp_path / "Gz.java"], check=True)
@@ -221,6 +224,8 @@ MODELS = [
 def vectors() -> dict[str, dict[str, str]]:
     out = {}
     for name, make in CONTENTS.items():
+        if name.startswith("mixed, a piece"):
+            continue
         content = make()
         out[name] = {str(model): tokens_digest(model, content) for model in MODELS}
     return out
