@@ -13,7 +13,8 @@
  * - Pieces that stand alone (pigz -i, Z_FULL_FLUSH) know nothing from before the flush.
  * - GNU gzip does not bound `nice` by the end of input, and compares with what its buffer holds behind
  *   it: two zeros, then what was there one window earlier. It looks for nothing in its buffer's last 261
- *   bytes, which it only gets to at the end.
+ *   bytes, which it only gets to at the end. Whether its buffer moves on a last time depends on where the
+ *   parse first sees fewer than 262 bytes left.
  * - With memLevel 9 the hash has 16 bits and blocks have 32,767 tokens. */
 #include "replay.h"
 #include "trees_zlib.h"
@@ -49,6 +50,9 @@ typedef struct state {
     ls_replay r;
     parameters p;
     size_t hashable; /* positions below have 3 bytes that the encoder knew of */
+    size_t
+        settled; /* GNU gzip: from this token on its buffer does not move; SIZE_MAX: it has settled */
+    uint64_t buffer; /* where it began then, in bytes of the stream */
     uint16_t link[RING];
     int32_t head[1 << 16];
     uint16_t link4[RING]; /* lazy: chains of 4 bytes, to see where nothing longer can be */
@@ -79,18 +83,25 @@ INLINE void enter_all(state *s, size_t from, size_t to, uint32_t bits) {
         enter(s, at, bits);
 }
 
-/* GNU gzip near the end of input. Its buffer is of two windows, and moves on by one when it is full up to
- * the last byte but one. */
-static uint64_t gzip_buffer(const ls_replay *r) {
+/* GNU gzip's buffer is of two windows, and moves on by one when it is full up to the last byte but one. It
+ * asks for more input where it has fewer than AT_ONCE bytes left, at the position that it looks at then: a
+ * token's first, or, lazily, its second. Only if that lies in the buffer's last AT_ONCE bytes, the buffer
+ * moves; at the end of input, where nothing more comes, this is the last time. */
+static void settle(state *s) {
+    const ls_replay *r = &s->r;
     uint64_t total = r->data_at + r->input, full = 2 * WINDOW - 1;
-    return total < full ? 0 : WINDOW * ((total - full) / WINDOW + 1);
+    size_t looked = r->at + AT_ONCE > r->input ? r->at : r->at + 1;
+    s->buffer = total < full ? 0 : WINDOW * ((total - full) / WINDOW + 1);
+    if (r->data_at + looked - s->buffer >= 2 * WINDOW - AT_ONCE)
+        s->buffer += WINDOW;
+    s->settled = SIZE_MAX;
 }
 
 /* Its byte at a position: behind the content two zeros, then what was there before the buffer moved. */
-static uint32_t gzip_byte(const ls_replay *r, size_t at) {
-    if (at < r->input)
-        return r->data[at];
-    return at < r->input + 2 || !gzip_buffer(r) ? 0 : r->data[at - WINDOW];
+static uint32_t gzip_byte(const state *s, size_t at) {
+    if (at < s->r.input)
+        return s->r.data[at];
+    return at < s->r.input + 2 || !s->buffer ? 0 : s->r.data[at - WINDOW];
 }
 
 static ls_match gzip_find_at_end(state *s, size_t at, uint32_t least, uint32_t tries,
@@ -99,11 +110,11 @@ static ls_match gzip_find_at_end(state *s, size_t at, uint32_t least, uint32_t t
     ls_match best = {0, 0};
     uint32_t rest = (uint32_t)(r->input - at), length = least;
     uint32_t dist = s->link[at & (RING - 1)], limit = most_dist + (most_dist == MAX_DIST - 1);
-    if (r->data_at + at - gzip_buffer(r) > 2 * WINDOW - AT_ONCE)
+    if (r->data_at + at - s->buffer > 2 * WINDOW - AT_ONCE)
         return best;
     for (; dist <= limit && tries; tries--, limit = most_dist) {
         uint32_t n = 0;
-        while (n < MAX_MATCH && gzip_byte(r, at + n) == gzip_byte(r, at + n - dist))
+        while (n < MAX_MATCH && gzip_byte(s, at + n) == gzip_byte(s, at + n - dist))
             n++;
         if (n > length) {
             length = n;
@@ -217,6 +228,8 @@ INLINE void ready_lazy(void *state_) {
     }
     if (r->at >= r->end && r->end < r->input)
         r->end = piece_end(r, r->at);
+    if (r->at >= s->settled)
+        settle(s);
 }
 
 static void clear(state *s) {
@@ -248,6 +261,8 @@ INLINE void ready_greedy(void *state_) {
             enter_late(s, r->at);
         r->end = s->p.kind == PIGZ || s->p.kind == PIGZ_ONE ? piece_end(r, r->at) : r->input;
     }
+    if (r->at >= s->settled)
+        settle(s);
 }
 
 INLINE void taken_greedy(void *state_, size_t at, ls_token token) {
@@ -281,6 +296,12 @@ static void begin(const ls_model *m, void *state_, const ls_span *span) {
     s->hashable = r->input < 2 ? 0 : r->input - 2;
     s->link[0] = NO_LINK;
     clear(s);
+    s->buffer = 0;
+    s->settled = SIZE_MAX;
+    if (s->p.kind == GZIP) {
+        size_t seen_late = AT_ONCE - (s->p.greedy ? 1 : 0);
+        s->settled = r->input < seen_late ? 0 : r->input - seen_late;
+    }
     size_t flushed = since < r->start ? r->start - (size_t)since : 0;
     size_t from = flushed;
     if (pieces && span->at % PIECE < r->start - from)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import ctypes
 import functools
 import hashlib
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -108,7 +110,10 @@ def tokens_digest(model: int, content: bytes) -> str:
     tokens = (ctypes.c_uint32 * room)()
     n = machine().seam_make(model, content + b"\xa5" * 64, len(content), tokens, room)
     assert n or not content
-    return hashlib.sha256(b"".join(t.to_bytes(4, "little") for t in tokens[:n])).hexdigest()
+    words = array.array("I", memoryview(tokens).cast("B").cast("I")[:n])
+    if sys.byteorder == "big":
+        words.byteswap()
+    return hashlib.sha256(words).hexdigest()
 
 
 def filtered(command: list[str]) -> Callable[[bytes], bytes]:

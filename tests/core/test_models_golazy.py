@@ -1,17 +1,22 @@
-"""Go's compress/flate at levels 2 to 9, replayed: no token mispredicted, all trees predicted."""
+"""Go's compress/flate at levels 2 to 9, replayed.
+
+All trees are predicted, and all blocks made again. Tokens: none mispredicted at levels 4 to 9 (with
+flushes no closer than the history of a span). At levels 2 and 3 none where a span begins at the start
+of the stream; where it begins in the middle, or behind a flush, at most 0.1 % of a content's tokens."""
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
-from replayed_streams import filtered, replay
+from replayed_streams import filtered
 from test_deflate import CONTENTS, mixed, text
-from test_models_zlib import EDGES, real
+from test_models_zlib import EDGES, compare, real
 
-LEVELS = range(4, 10)
+LEVELS = range(2, 10)
 PROGRAM = """
 package main
 
@@ -54,28 +59,35 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def contents() -> dict[str, bytes]:
     whole = text(140_000, 9)
     return {
-        **{name: make() for name, make in CONTENTS.items()},
+        **{name: CONTENTS[name]() for name in CONTENTS if not name.startswith("mixed, a piece")},
         "machine code": real(),
         **{f"{size} bytes of text": whole[:size] for size in EDGES},
     }
 
 
+def cut(level: int) -> int:
+    """How many of 1,000 tokens may be mispredicted where spans begin in the middle."""
+    return 1 if level < 4 else 0
+
+
 @pytest.mark.needs("go")
 @pytest.mark.parametrize("level", LEVELS)
 def test_go(encoder: Path, contents: dict[str, bytes], level: int) -> None:
-    encode = filtered([str(encoder), str(level), "0"])
-    for name, content in contents.items():
-        stream = encode(content)
-        for span in (100_000, 1 << 21):
-            report = replay(stream, 200 + level, content, span=span)
-            assert report.exact, (name, span, report)
+    """None mispredicted uncut; in spans of 100 kB none, at levels 2 and 3 at most 0.1 %."""
+    encode = functools.cache(filtered([str(encoder), str(level), "0"]))
+    compare(contents, 200 + level, encode)
+    compare(contents, 200 + level, encode, span=100_000, wrong=cut(level))
 
 
 @pytest.mark.needs("go")
 @pytest.mark.parametrize("level", LEVELS)
 def test_go_flushed(encoder: Path, level: int) -> None:
-    """The last positions before a flush are in no chain, so that not even a quick look finds them."""
+    """The last positions before a flush are in no chain, so that not even a quick look finds them: none
+    mispredicted at levels 4 to 9; at levels 2 and 3 at most 0.1 %."""
+    contents = {
+        "machine code": real(),
+        "mixed": mixed(900_000, 21),
+        "text": text(900_000, 22),
+    }
     encode = filtered([str(encoder), str(level), "200000"])
-    for content in (real(), mixed(900_000, 21), text(900_000, 22)):
-        report = replay(encode(content), 200 + level, content)
-        assert report.exact, report
+    compare(contents, 200 + level, encode, wrong=cut(level))
