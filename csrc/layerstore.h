@@ -279,8 +279,9 @@ typedef struct ls_node {
 
 #define LS_WALK_OVERLAY 1 /* marks of overlayfs are understood: they set the flags above */
 #define LS_WALK_FLAT 2    /* the root and what lies in it, not deeper */
-#define LS_WALK_NO_PROC 4 /* as if /proc were not mounted: symlinks and devices lose their xattrs */
+#define LS_WALK_NO_PROC 4 /* as if /proc were not mounted: with NO_AT, symlinks lose their xattrs */
 #define LS_WALK_BARE 8    /* no targets, no xattrs: what ls_nodes_hash needs */
+#define LS_WALK_NO_AT 16  /* as if the kernel had no listxattrat */
 #define LS_WALK_PATH 65536 /* the longest path */
 
 typedef struct ls_walk ls_walk;

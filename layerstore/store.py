@@ -76,63 +76,6 @@ def rebuild_index(
     return rebuild(os.fspath(path), timeout=timeout)
 
 
-def write_upper(
-    tar: BinaryIO,
-    upper: str | os.PathLike[str],
-    lower: Sequence[str | os.PathLike[str]] = (),
-    *,
-    source_date_epoch: int | None = None,
-    uids: Sequence[tuple[int, int, int]] = (),
-    gids: Sequence[tuple[int, int, int]] = (),
-    hashed: bool = True,
-    progress: ProgressCallback | None = None,
-) -> values.LayerInfo:
-    """The tar that `Store.diff_upper` would store, written to a binary file; no store is needed.
-    Without `hashed` nobody computes its digest (empty then)."""
-    from .layers.diff import diff_upper
-
-    return diff_upper(
-        None,
-        upper,
-        lower,
-        source_date_epoch=source_date_epoch,
-        uids=uids,
-        gids=gids,
-        progress=progress,
-        tar=tar,
-        hashed=hashed,
-    )
-
-
-def write_trees(
-    tar: BinaryIO,
-    old: str | os.PathLike[str],
-    new: str | os.PathLike[str],
-    *,
-    content: bool = False,
-    source_date_epoch: int | None = None,
-    uids: Sequence[tuple[int, int, int]] = (),
-    gids: Sequence[tuple[int, int, int]] = (),
-    hashed: bool = True,
-    progress: ProgressCallback | None = None,
-) -> values.LayerInfo:
-    """The tar that `Store.diff_trees` would store; as `write_upper`."""
-    from .layers.diff import diff_trees
-
-    return diff_trees(
-        None,
-        old,
-        new,
-        content=content,
-        source_date_epoch=source_date_epoch,
-        uids=uids,
-        gids=gids,
-        progress=progress,
-        tar=tar,
-        hashed=hashed,
-    )
-
-
 class Lease:
     """Protects what is put while it is in use, and what it held before, until it is dropped or its
     ttl has passed. Use as a context manager; leaving it drops it."""

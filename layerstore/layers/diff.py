@@ -18,7 +18,6 @@ from ..core.pack import IdMap
 from ..errors import NotFoundError
 from ..mediatypes import OCI_LAYER
 from ..values import LayerInfo, Progress, ProgressCallback
-from .hashpipe import HashPipe
 from .layertar import BUFFER, LayerTar, Source
 from .overlay import Upper
 from .twotrees import TwoTrees
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     # A tar on a pipe needs no store: the rooms that make one are not loaded for it.
     from .content import Operation
     from .filecache import FileCache
+    from .hashpipe import HashPipe
 
 RING = 4
 """Buffers between reading, hashing and writing."""
@@ -161,10 +161,13 @@ def _write(
     buffers = [memoryview(mmap.mmap(-1, BUFFER)) for _ in range(RING)]
     busy: list[list[Future[None]]] = [[] for _ in buffers]
     turn = 0
-    with (
-        HashPipe(("sha256",) if hashed else ()) as hashes,
-        ThreadPoolExecutor(1, thread_name_prefix="layerstore-write") as writer,
-    ):
+    with contextlib.ExitStack() as stack:
+        hashes: HashPipe | None = None
+        if hashed:
+            from .hashpipe import HashPipe
+
+            hashes = stack.enter_context(HashPipe(("sha256",)))
+        writer = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="layerstore-write"))
         while True:
             for waiting in busy[turn]:
                 waiting.result()
@@ -173,7 +176,7 @@ def _write(
                 break
             piece = buffers[turn][:n]
             busy[turn] = [writer.submit(_write_all, tar, piece)]
-            hashing = hashes.feed(piece) if hashed else None
+            hashing = None if hashes is None else hashes.feed(piece)
             if hashing is not None:
                 busy[turn].append(hashing)
             turn = (turn + 1) % RING
@@ -181,7 +184,7 @@ def _write(
         for waiting in (one for several in busy for one in several):
             waiting.result()
         tar.flush()
-        return hashes.digests()["sha256"] if hashed else ""
+        return "" if hashes is None else hashes.digests()["sha256"]
 
 
 def _write_all(tar: BinaryIO, piece: memoryview) -> None:

@@ -169,15 +169,29 @@ def test_a_directory_with_many_files_and_a_file_with_large_xattrs(tmp_path: Path
     assert names == sorted(names)
 
 
-def test_without_proc_files_keep_their_xattrs(place: Path) -> None:
+@pytest.mark.parametrize(
+    "missing", [{}, {"no_at": True}, {"no_proc": True}, {"no_at": True, "no_proc": True}]
+)
+def test_xattrs_come_whatever_the_kernel_has(place: Path, missing: dict[str, bool]) -> None:
     (place / "f").write_bytes(b"")
-    os.setxattr(place / "f", "user.one", b"1")
+    os.symlink("f", place / "l")
+    os.mkfifo(place / "p")
+    os.mkdir(place / "d")
+    for name in ("f", "d"):
+        os.setxattr(place / name, "user.one", b"1")
+        os.setxattr(place / name, "user.none", b"")
+        os.setxattr(place / name, "user.two", b"2" * 500)
+    for name in ("l", "p"):
+        os.setxattr(place / name, "trusted.three", b"3", follow_symlinks=False)
     fd = os.open(place, os.O_RDONLY)
-    with Walk(fd, "t", no_proc=True) as walk:
+    with Walk(fd, "t", **missing) as walk:
         batch = walk.next()
         assert batch is not None
-        assert batch.xattrs(1) == {b"user.one": b"1"}
+        found = {batch.path(i): batch.xattrs(i) for i in range(batch.n)}
     os.close(fd)
+    user = {b"user.none": b"", b"user.one": b"1", b"user.two": b"2" * 500}
+    special = {} if len(missing) == 2 else {b"trusted.three": b"3"}
+    assert found == {b"": {}, b"d": user, b"f": user, b"l": special, b"p": special}
 
 
 def test_times_are_clamped(place: Path) -> None:
@@ -358,7 +372,7 @@ def test_a_file_that_may_not_be_read(place: Path) -> None:
     os.chmod(place / "secret", 0)
     # Loaded, and the directory opened, as root: the way to it may be closed to others.
     code = (
-        "import os, sys\n"
+        "import os, sys, layerstore.layers.hashpipe\n"
         "from layerstore.layers.diff import diff_upper\n"
         f"fd = os.open({str(place)!r}, os.O_RDONLY)\n"
         "sink = open(os.devnull, 'wb')\n"
