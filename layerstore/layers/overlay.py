@@ -32,6 +32,7 @@ from ..core.walk import (
     OPAQUE,
     REDIRECT,
     RESERVED,
+    SKIP,
     SOCKET,
     SPECIAL,
     WHITEOUT,
@@ -130,7 +131,7 @@ class Upper:
             self._refuse_reserved(0, path, flags)
         if flags & SOCKET:
             # Left out, but what it replaced is gone all the same.
-            node.flags = WHITEOUT
+            node.flags = WHITEOUT if self._replaces(path) else SKIP
             self._note(0, path)
             return
         if flags & REDIRECT and stat.S_ISDIR(node.mode):
@@ -157,6 +158,19 @@ class Upper:
             node.ino = data.found.node.ino
             node.ctime_sec = data.found.node.ctime_sec
             node.ctime_nsec = data.found.node.ctime_nsec
+
+    def _replaces(self, path: bytes) -> bool:
+        """Whether something lies below a name of the upper layer. A whiteout of nothing is no harm to
+        most, but in a directory of its own overlayfs lists it. Without lower directories: it may."""
+        parent, _, name = path.rpartition(b"/")
+        if len(self._roots) > 1:
+            return bool(self._stack.find(self._lower_bases(parent), name))
+        while parent:
+            found = self._stack.look((0, parent))
+            if found is not None and found.node.flags & OPAQUE:
+                return False
+            parent = parent.rpartition(b"/")[0]
+        return True
 
     def _where(self, layer: int, path: bytes) -> str:
         return f"{self._roots[layer][1]}/{show(path)}"

@@ -224,6 +224,33 @@ def test_a_capability_does_not_name_the_builders_root(place: Path) -> None:
     assert pax.encode("utf-8", "surrogateescape") == CAP[:3] + b"\x02" + CAP[4:]
 
 
+def test_xattrs_whose_names_have_an_equals_sign(place: Path, tmp_path: Path) -> None:
+    """A pax keyword ends at its first one. libarchive's records can say them; we read those, too, and
+    nobody takes them for something else."""
+    (place / "f").touch()
+    names = ("user.a=b", "user.=", "user.%3D=%", "user.späße=", "user.plain")
+    for i, name in enumerate(names):
+        os.setxattr(place / "f", name, bytes(range(i * 7)))
+    want = {name: os.getxattr(place / "f", name) for name in names}
+    data = tar_of(place)
+    (tmp_path / "t.tar").write_bytes(data)
+    keys = members(data)["f"].pax_headers
+    assert [k for k in keys if k.startswith("SCHILY.")] == ["SCHILY.xattr.user.plain"]
+    target = place.parent / "target"
+    target.mkdir()
+    subprocess.run(["bsdtar", "-xpf", tmp_path / "t.tar", "-C", target], check=True)
+    found = {name: os.getxattr(target / "f", name) for name in os.listxattr(target / "f")}
+    shutil.rmtree(target)
+    assert found == want
+    with layerstore.open(tmp_path / "s") as store:
+        layer = store.diff_upper(place)
+        store.commit("scratch", "app:1", layers=[layer.digest])
+        store.checkout("app:1", target)
+    found = {name: os.getxattr(target / "f", name) for name in os.listxattr(target / "f")}
+    shutil.rmtree(target)
+    assert found == want
+
+
 def test_marks_of_overlayfs(place: Path) -> None:
     """As xattrs, too: where device nodes cannot be made. None of them gets out."""
     for name in ("gone", "kept"):
