@@ -27,7 +27,7 @@
 #define BLOCK 512
 #define OCTAL7 2097151u      /* largest number of seven octal digits */
 #define OCTAL11 8589934591ll /* of eleven */
-#define KEY_MAX 800 /* a name of 255 bytes, percent-encoded */
+#define KEY_MAX 800          /* a name of 255 bytes, percent-encoded */
 /* Places in the scratch memory: headers and records (of an entry, and of the opaque marker behind
  * it), a name with its suffix, a name that was made up. */
 #define NAME_ROOM (LS_WALK_PATH + 512)

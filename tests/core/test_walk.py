@@ -195,9 +195,12 @@ def test_what_two_trees_differ_in(tree: Path, tmp_path: Path, capacity: int) -> 
     ]
 
 
+KEY = bytes(range(32))
+
+
 def test_files_are_known_again_until_they_change(tree: Path) -> None:
-    collector = Collector(1 << 62)
-    tick = Collector(0)
+    collector = Collector(1 << 62, KEY)
+    tick = Collector(0, KEY)
     with directory(tree) as fd, Walk(fd, "t", capacity=5) as walk:
         while (batch := walk.next()) is not None:
             collector.add(batch)
@@ -210,7 +213,7 @@ def test_files_are_known_again_until_they_change(tree: Path) -> None:
     unknown = []
     with directory(tree) as fd, Walk(fd, "t") as walk:
         while (batch := walk.next()) is not None:
-            mark(batch, table)
+            mark(batch, table, KEY)
             unknown += [
                 batch.path(i)
                 for i, node in enumerate(batch.rows())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from changes import Changes
+from hypothesis import strategies as st
 
 Plan = Sequence[tuple[int, int]]
 """For each tree: the seed of all that comes up in it, how many changes are made to it."""
@@ -20,6 +21,12 @@ def plan(seed: int, trees: int) -> Plan:
     """A plan out of one number."""
     source = random.Random(seed)
     return [(source.getrandbits(63), source.randint(10, 40)) for _ in range(trees)]
+
+
+def plans(trees: int) -> st.SearchStrategy[Plan]:
+    """Plans of about so many trees, for hypothesis."""
+    one = st.tuples(st.integers(0, 2**63), st.integers(10, 40))
+    return st.lists(one, min_size=trees * 3 // 4, max_size=trees * 5 // 4)
 
 
 class Grove:
@@ -43,7 +50,9 @@ class Grove:
             Changes(root / name, source, self._count).run(min(changes, at_most))
 
 
-def compare(got: dict[str, Any], want: dict[str, Any], without: Collection[str] = ()) -> int:
+def compare(
+    got: dict[str, Any], want: dict[str, Any], without: Collection[str] = (), what: str = ""
+) -> int:
     """Asserts that two groves are the same, file by file, but for the trees `without`; how many trees
     were compared."""
     names = {n for n in (*got, *want) if n.split("/")[1:2] == [] or n.split("/")[1] not in without}
@@ -53,7 +62,9 @@ def compare(got: dict[str, Any], want: dict[str, Any], without: Collection[str] 
         for a, b in [(got.get(name, {}), want.get(name, {}))]
         if a != b
     ]
-    assert not bad, f"{len(bad)} of {len(names)} files differ, the first (got, wanted): {bad[:8]}"
+    assert not bad, (
+        f"{what} {len(bad)} of {len(names)} files differ, the first (got, wanted): {bad[:8]}"
+    )
     return sum(name.count("/") == 1 for name in names)
 
 
@@ -62,7 +73,10 @@ def same_but(found: dict[str, Any], **changes: Any) -> dict[str, Any]:
     stands for that fact."""
     out = {}
     for name, one in found.items():
-        out[name] = {**one, **{fact: change(one) for fact, change in changes.items() if fact in one}}
+        out[name] = {
+            **one,
+            **{fact: change(one) for fact, change in changes.items() if fact in one},
+        }
     return out
 
 

@@ -143,7 +143,8 @@ def apply(layer: Path, root: Path) -> None:
                 continue
             if base.startswith(".wh."):
                 gone = os.path.join(os.path.dirname(path), base[4:])
-                if os.path.lexists(gone):
+                # What the layer itself has is not meant, whatever comes first.
+                if os.path.lexists(gone) and os.path.relpath(gone, root) not in ours:
                     remove(gone)
                 continue
             ours.add(name)
