@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
@@ -75,6 +76,47 @@ def test_the_same_tree_gives_the_same_bytes(place: Path) -> None:
     old(two)
     assert tree(one) == tree(two)
     assert tar_of(one) == tar_of(two)
+
+
+def test_the_digest_is_that_of_the_tree_wherever_it_lies(place: Path, tmp_path: Path) -> None:
+    """Another filesystem (tmpfs: other inodes, other orders of names), umask, locale, time zone, user
+    and working directory."""
+    one = place / "one"
+    one.mkdir()
+    fill(one)
+    os.symlink("big", one / "späße\nlink")
+    os.link(one / "big", one / "a-link")
+    os.setxattr(one / "d1", "user.one", b"1")
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", memory], check=True)
+    try:
+        os.setxattr(memory, "trusted.one", b"1")
+        os.removexattr(memory, "trusted.one")
+        two = memory / "two"
+        subprocess.run(["cp", "-a", one, two], check=True)
+        os.removexattr(one / "d1", "user.one")
+        with contextlib.suppress(OSError):  # tmpfs has user xattrs since Linux 6.6
+            os.removexattr(two / "d1", "user.one")
+        for root in (one, two):
+            old(root)
+            os.chmod(root, 0o755)
+        places = [(one, {}, 0o022), (two, {"LC_ALL": "C", "TZ": "Asia/Tokyo"}, 0o077)]
+        places += [(two, {"LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONUTF8": "0"}, 0)]
+        tars = set()
+        for root, environment, mask in places:
+            done = subprocess.run(
+                [sys.executable, "-m", "layerstore", "diff", "--upper", str(root), "--tar", "-"],
+                capture_output=True,
+                check=True,
+                umask=mask,
+                env={**os.environ, **environment, "PYTHONPATH": "."},
+                cwd=Path(layerstore.__file__).parents[1],
+            )
+            tars.add(done.stdout)
+        assert tars == {tar_of(one)}
+    finally:
+        subprocess.run(["umount", memory], check=True)
 
 
 def test_plain_files_need_no_pax(place: Path) -> None:
@@ -489,7 +531,21 @@ def test_a_change_of_metadata_costs_headers(place: Path, store: layerstore.Store
     os.rename(place / "d2", place / "d9")
     os.link(place / "big", place / "again")
     os.utime(place / "m.pyc", (1, 1))
-    assert store.diff_upper(place).new_bytes < 16 << 10
+    changed = store.diff_upper(place)
+    # Headers of some fifty files, and of the chunk list; the tree has 5 MiB and more.
+    assert changed.new_bytes < 16 << 10
+    assert changed.size > BIG
+    # By one change each, of one file.
+    for change in (
+        lambda: os.chmod(place / "big", 0o755),
+        lambda: os.chown(place / "big", 7, 8),
+        lambda: os.utime(place / "big", (5, 5)),
+        lambda: os.rename(place / "again", place / "once more"),
+        lambda: os.link(place / "d3" / "f3", place / "d3" / "link"),
+        lambda: os.setxattr(place / "big", "user.note", b"note"),
+    ):
+        change()
+        assert 0 < store.diff_upper(place).new_bytes < 8 << 10
 
 
 def test_holes_cost_nothing(place: Path, store: layerstore.Store) -> None:
