@@ -575,6 +575,7 @@ class Store:
         source_date_epoch: int | None = None,
         uids: Sequence[tuple[int, int, int]] = (),
         gids: Sequence[tuple[int, int, int]] = (),
+        cache: bool = True,
         progress: ProgressCallback | None = None,
         tar: BinaryIO | None = None,
     ) -> values.LayerInfo:
@@ -589,6 +590,7 @@ class Store:
                 old,
                 new,
                 content=content,
+                cache=cache,
                 media_type=media_type,
                 source_date_epoch=source_date_epoch,
                 uids=uids,

@@ -44,8 +44,8 @@ def _store(context: Context) -> None:
         if own is not None:
             store.use_lease(own.id)
         options = _options(context)
+        options["cache"] = not args.no_cache
         if args.upper is not None:
-            options["cache"] = not args.no_cache
             made = store.diff_upper(args.upper, args.lower or (), **options)
         else:
             made = store.diff_trees(*args.trees, content=args.content, **options)

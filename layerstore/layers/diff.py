@@ -105,18 +105,30 @@ def diff_trees(
     source_date_epoch: int | None = None,
     uids: Sequence[IdMap] = (),
     gids: Sequence[IdMap] = (),
+    cache: bool = True,
     progress: ProgressCallback | None = None,
     tar: BinaryIO | None = None,
     hashed: bool = True,
 ) -> LayerInfo:
     """The layer that makes `old` into `new`: what differs by metadata and, with `content`, what has the
-    same metadata and other bytes. Otherwise as `diff_upper`."""
-    with opened([old, new]) as roots:
+    same metadata and other bytes. Otherwise as `diff_upper`; with `cache`, files of the new tree that
+    are known are not read for the layer."""
+    with contextlib.ExitStack() as stack:
+        roots = stack.enter_context(opened([old, new]))
+        seen: FileCache | None = None
+        if op is not None and tar is None and cache:
+            from .filecache import FileCache
+
+            seen = FileCache(op, *roots[1], ["of two trees"])
+            stack.callback(seen.close)
+            seen.begin()
         source = TwoTrees(roots[0], roots[1], content=content)
         info = _make(
-            op, source, media_type, source_date_epoch, uids, gids, progress, tar, hashed, None
-        )
-        return info(tuple(source.notes))
+            op, source, media_type, source_date_epoch, uids, gids, progress, tar, hashed, seen
+        )(tuple(source.notes))
+        if seen is not None:
+            seen.keep(info, whole=False)
+        return info
 
 
 def _make(

@@ -199,13 +199,14 @@ class FileCache:
 
     # ---- the end ------------------------------------------------------------------------------
 
-    def keep(self, info: LayerInfo) -> None:
-        """Remembers what came of this diff."""
+    def keep(self, info: LayerInfo, *, whole: bool = True) -> None:
+        """Remembers what came of this diff. Without `whole`, its files only: the layer depends on more
+        than the directory."""
         self.close()
         table = self._collector.table()
         if len(table) > TABLE_MAX:
             return
-        whole = self._alone and not self._collector.racy
+        whole = whole and self._alone and not self._collector.racy
         row: dict[str, Any] = {
             "options": self._options,
             "fingerprint": self._fingerprint.digest().hex() if whole else "",

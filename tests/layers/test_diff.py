@@ -560,9 +560,12 @@ def test_holes_cost_nothing(place: Path, store: layerstore.Store) -> None:
 
 def opened(place: Path, store: layerstore.Store, *options: str) -> tuple[str, set[str]]:
     """The digest that the command prints, and the regular files of the tree that it opened."""
+    return opened_by(place, store, "diff", "--upper", str(place), *options)
+
+
+def opened_by(place: Path, store: layerstore.Store, *verb: str) -> tuple[str, set[str]]:
     trace = place.parent / "trace"
     command = [sys.executable, "-m", "layerstore", "--store", store.path, "-q"]
-    verb = ["diff", "--upper", str(place), *options]
     done = subprocess.run(
         ["strace", "-f", "-o", trace, "-e", "trace=openat", *command, *verb],
         capture_output=True,
@@ -597,6 +600,26 @@ def test_what_was_read_before_is_not_read_again(place: Path, store: layerstore.S
     assert found == {"big"}  # its time of change is another
     full = {p.name for p in place.rglob("*") if p.is_file() and p.stat().st_size}
     assert opened(place, store, "--no-cache")[1] == full
+
+
+def test_two_trees_are_not_read_again_either(place: Path, store: layerstore.Store) -> None:
+    old_tree, new = place / "old", place / "new"
+    old_tree.mkdir()
+    new.mkdir()
+    fill(new)
+    age(place)
+    first = store.diff_trees(old_tree, new)
+    (new / "d1" / "f1").write_bytes(b"changed")
+    age(place)
+    digest, found = opened_by(place, store, "diff", str(old_tree), str(new))
+    assert found == {"f1"}
+    second = store.diff_trees(old_tree, new, cache=False)
+    assert first.digest != second.digest == digest
+    assert bytes_of(store, second) == _between(old_tree, new)
+    for i in range(30):  # within a tick of the clock
+        (new / "f").write_bytes(b"%05d" % i)
+        info = store.diff_trees(old_tree, new)
+        assert bytes_of(store, info) == _between(old_tree, new)
 
 
 def test_a_change_within_a_tick_is_seen(place: Path, store: layerstore.Store) -> None:
