@@ -538,6 +538,8 @@ class Store:
         uids: Sequence[tuple[int, int, int]] = (),
         gids: Sequence[tuple[int, int, int]] = (),
         cache: bool = True,
+        fuse_overlayfs: bool = False,
+        rootless: bool = False,
         progress: ProgressCallback | None = None,
         tar: BinaryIO | None = None,
     ) -> values.LayerInfo:
@@ -547,7 +549,10 @@ class Store:
 
         `source_date_epoch` (seconds) clamps times; `uids` and `gids` map owners: (first outside,
         first inside, how many). With `cache`, files that this store has read before are not read
-        again. Raises InvalidInputError, OSError, each naming the file, and NotFoundError."""
+        again. `fuse_overlayfs`: that made it, so `.wh.NAME` is a removed file, `.wh..wh..opq` marks an
+        opaque directory, and xattrs `override_stat` hold owners and modes; `rootless`: the xattr
+        user.rootlesscontainers holds owners. Otherwise such a name is refused, such an xattr no more
+        than an xattr. Raises InvalidInputError, OSError, each naming the file, and NotFoundError."""
         from .layers.diff import diff_upper
 
         with contextlib.ExitStack() as stack:
@@ -561,6 +566,8 @@ class Store:
                 uids=uids,
                 gids=gids,
                 cache=cache,
+                fuse_overlayfs=fuse_overlayfs,
+                rootless=rootless,
                 progress=progress,
                 tar=tar,
             )
@@ -576,6 +583,7 @@ class Store:
         uids: Sequence[tuple[int, int, int]] = (),
         gids: Sequence[tuple[int, int, int]] = (),
         cache: bool = True,
+        rootless: bool = False,
         progress: ProgressCallback | None = None,
         tar: BinaryIO | None = None,
     ) -> values.LayerInfo:
@@ -595,6 +603,7 @@ class Store:
                 source_date_epoch=source_date_epoch,
                 uids=uids,
                 gids=gids,
+                rootless=rootless,
                 progress=progress,
                 tar=tar,
             )

@@ -19,6 +19,8 @@ def write_upper(
     uids: Sequence[tuple[int, int, int]] = (),
     gids: Sequence[tuple[int, int, int]] = (),
     hashed: bool = True,
+    fuse_overlayfs: bool = False,
+    rootless: bool = False,
     progress: values.ProgressCallback | None = None,
 ) -> values.LayerInfo:
     """The tar that `Store.diff_upper` would store, written to a binary file; no store is needed.
@@ -30,6 +32,8 @@ def write_upper(
         source_date_epoch=source_date_epoch,
         uids=uids,
         gids=gids,
+        fuse_overlayfs=fuse_overlayfs,
+        rootless=rootless,
         progress=progress,
         tar=tar,
         hashed=hashed,
@@ -46,6 +50,7 @@ def write_trees(
     uids: Sequence[tuple[int, int, int]] = (),
     gids: Sequence[tuple[int, int, int]] = (),
     hashed: bool = True,
+    rootless: bool = False,
     progress: values.ProgressCallback | None = None,
 ) -> values.LayerInfo:
     """The tar that `Store.diff_trees` would store; as `write_upper`."""
@@ -57,6 +62,7 @@ def write_trees(
         source_date_epoch=source_date_epoch,
         uids=uids,
         gids=gids,
+        rootless=rootless,
         progress=progress,
         tar=tar,
         hashed=hashed,

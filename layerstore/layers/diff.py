@@ -15,11 +15,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..core.pack import IdMap
-from ..errors import NotFoundError
+from ..errors import InvalidInputError, NotFoundError
 from ..mediatypes import OCI_LAYER
 from ..values import LayerInfo, Progress, ProgressCallback
 from .layertar import BUFFER, LayerTar, Source
 from .overlay import Upper
+from .stated import Stated
 from .twotrees import TwoTrees
 
 if TYPE_CHECKING:
@@ -64,12 +65,15 @@ def diff_upper(
     uids: Sequence[IdMap] = (),
     gids: Sequence[IdMap] = (),
     cache: bool = True,
+    fuse_overlayfs: bool = False,
+    rootless: bool = False,
     progress: ProgressCallback | None = None,
     tar: BinaryIO | None = None,
     hashed: bool = True,
 ) -> LayerInfo:
     """The layer of an overlay's upper directory over `lower` (topmost first), into the store of `op`;
-    or, with `tar`, written there and not stored (then without a digest unless `hashed`).
+    or, with `tar`, written there and not stored (then without a digest unless `hashed`). With
+    `fuse_overlayfs` and `rootless`, what these tools write in files and xattrs counts (see `stated`).
 
     Raises InvalidInputError (a file vanished, changed, or cannot be said in a layer), NotFoundError (no
     such directory), OSError (not readable); each names the file."""
@@ -80,13 +84,17 @@ def diff_upper(
             from .filecache import FileCache
 
             options = [media_type, source_date_epoch, list(uids), list(gids)]
+            options += [fuse_overlayfs, rootless]
             seen = FileCache(op, *roots[0], options)
             stack.callback(seen.close)
             known = seen.same()
             if known is not None:
                 return known
             seen.begin()
-        source = Upper(roots, None if seen is None else seen.walked)
+        stated = None
+        if fuse_overlayfs or rootless:
+            stated = _stated(roots[0], uids, gids, fuse=fuse_overlayfs, rootless=rootless)
+        source = Upper(roots, None if seen is None else seen.walked, stated)
         info = _make(
             op, source, media_type, source_date_epoch, uids, gids, progress, tar, hashed, seen
         )(tuple(source.notes))
@@ -106,6 +114,7 @@ def diff_trees(
     uids: Sequence[IdMap] = (),
     gids: Sequence[IdMap] = (),
     cache: bool = True,
+    rootless: bool = False,
     progress: ProgressCallback | None = None,
     tar: BinaryIO | None = None,
     hashed: bool = True,
@@ -122,13 +131,29 @@ def diff_trees(
             seen = FileCache(op, *roots[1], ["of two trees"])
             stack.callback(seen.close)
             seen.begin()
-        source = TwoTrees(roots[0], roots[1], content=content)
+        stated = _stated(roots[1], uids, gids, rootless=True) if rootless else None
+        source = TwoTrees(roots[0], roots[1], content=content, stated=stated)
         info = _make(
             op, source, media_type, source_date_epoch, uids, gids, progress, tar, hashed, seen
         )(tuple(source.notes))
         if seen is not None:
             seen.keep(info, whole=False)
         return info
+
+
+def _stated(
+    root: tuple[int, str],
+    uids: Sequence[IdMap],
+    gids: Sequence[IdMap],
+    *,
+    fuse: bool = False,
+    rootless: bool = False,
+) -> Stated:
+    if rootless and (uids or gids):
+        raise InvalidInputError(
+            "owners in user.rootlesscontainers are mapped already: give no maps"
+        )
+    return Stated(root, fuse=fuse, rootless=rootless)
 
 
 def _make(

@@ -45,6 +45,7 @@ from ..core.walk import (
 )
 from ..errors import InvalidInputError
 from .lowers import Hit, Place, Stack, is_dir, join, overlay_xattr
+from .stated import Stated
 
 MAX_NOTES = 100
 _ORIGIN_HEAD = 21  # struct ovl_fb: version, magic, length, flags, type, 16 bytes of uuid
@@ -79,14 +80,16 @@ class Shown(NamedTuple):
 
 class Upper:
     """The nodes of an upper directory. `roots`: it, then the lower ones, topmost first. `walked` is
-    told of every batch as the walk gave it."""
+    told of every batch as the walk gave it; `stated` then reads the marks of rootless tools."""
 
     def __init__(
         self,
         roots: Sequence[tuple[int, str]],
         walked: Callable[[Batch], None] | None = None,
+        stated: Stated | None = None,
     ) -> None:
         self._walked = walked
+        self._stated = stated
         self._roots = tuple(roots)
         self._stack = Stack(roots)
         self._first: dict[Inode, bytes] = {}
@@ -109,6 +112,8 @@ class Upper:
             for batch in walk.ahead():
                 if self._walked is not None:
                     self._walked(batch)
+                if self._stated is not None:
+                    self._stated.apply(batch)
                 for i, flags in enumerate(batch.flags()):
                     if flags & SPECIAL:
                         self._special(batch, i, flags)
@@ -169,6 +174,8 @@ class Upper:
             found = self._stack.look((0, parent))
             if found is not None and found.node.flags & OPAQUE:
                 return False
+            if self._stated is not None and self._stated.opaque(parent):
+                return False
             parent = parent.rpartition(b"/")[0]
         return True
 
@@ -180,7 +187,7 @@ class Upper:
             where = self._where(layer, path)
             raise InvalidInputError(
                 f"{where}: a layer cannot hold a name that begins with .wh., "
-                "which means a removed file",
+                "which means a removed file (where fuse-overlayfs made it, say so)",
                 path=where,
             )
 

@@ -443,6 +443,48 @@ def test_every_driver_shows_and_commits_the_same(store, tmp_path, driver):
     store.snapshots.remove("k")
 
 
+@pytest.mark.parametrize("driver", ["overlay", "fuse", "copy"])
+def test_a_mounted_snapshot_is_diffed_and_committed(store, path, tmp_path, driver):
+    """While it is shown, by the library and by the command line: the layer makes of the parent what the
+    mount shows, and is the one that an unmounted snapshot gives."""
+    image(store)
+    store.snapshots.prepare("k", "app:1")
+    store.snapshots.mount("k", tmp_path / "m", driver=driver)
+    try:
+        change(tmp_path / "m")
+        layer = store.snapshots.diff("k")
+        want = tree(tmp_path / "m", mtimes=False)
+        store.snapshots.commit("k", "app:2")
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "layerstore",
+                "--store",
+                path,
+                "snapshot",
+                "commit",
+                "k",
+                "app:3",
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert store.snapshots.get("k").mounts == (str(tmp_path / "m"),)
+        # It goes on.
+        (tmp_path / "m/later").write_text("later")
+        assert store.snapshots.diff("k").digest != layer.digest
+        (tmp_path / "m/later").unlink()
+    finally:
+        store.snapshots.unmount("k")
+    for name in ("app:2", "app:3"):
+        assert store.image(name).layers[-1].diff_id == layer.diff_id
+        store.checkout(name, tmp_path / name)
+        assert tree(tmp_path / name, mtimes=False) == want
+    store.snapshots.remove("k")
+
+
 def test_without_rights_to_mount_a_copy_is_shown_by_a_link(store, tmp_path, monkeypatch):
     from layerstore.core import mount as core
 
