@@ -23,8 +23,6 @@ NEEDS = {
     "skopeo": "skopeo",
     "umoci": "umoci",
     "busybox": "busybox-static",
-    "crun": "crun",
-    "fuse-overlayfs": "fuse-overlayfs",
     "podman": "podman",
     "buildah": "buildah",
     "crun": "crun",
