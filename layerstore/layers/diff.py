@@ -66,6 +66,7 @@ def diff_upper(
     gids: Sequence[IdMap] = (),
     cache: bool = True,
     fuse_overlayfs: bool = False,
+    overrides: bool | None = None,
     rootless: bool = False,
     progress: ProgressCallback | None = None,
     tar: BinaryIO | None = None,
@@ -73,7 +74,8 @@ def diff_upper(
 ) -> LayerInfo:
     """The layer of an overlay's upper directory over `lower` (topmost first), into the store of `op`;
     or, with `tar`, written there and not stored (then without a digest unless `hashed`). With
-    `fuse_overlayfs` and `rootless`, what these tools write in files and xattrs counts (see `stated`).
+    `fuse_overlayfs` and `rootless`, what these tools write in files and xattrs counts (see `stated`);
+    `overrides` says otherwise of the xattrs of fuse-overlayfs.
 
     Raises InvalidInputError (a file vanished, changed, or cannot be said in a layer), NotFoundError (no
     such directory), OSError (not readable); each names the file."""
@@ -84,7 +86,7 @@ def diff_upper(
             from .filecache import FileCache
 
             options = [media_type, source_date_epoch, list(uids), list(gids)]
-            options += [fuse_overlayfs, rootless]
+            options += [fuse_overlayfs, overrides, rootless]
             seen = FileCache(op, *roots[0], options)
             stack.callback(seen.close)
             known = seen.same()
@@ -93,7 +95,14 @@ def diff_upper(
             seen.begin()
         stated = None
         if fuse_overlayfs or rootless:
-            stated = _stated(roots[0], uids, gids, fuse=fuse_overlayfs, rootless=rootless)
+            stated = _stated(
+                roots[0],
+                uids,
+                gids,
+                fuse=fuse_overlayfs,
+                overrides=fuse_overlayfs if overrides is None else overrides,
+                rootless=rootless,
+            )
         source = Upper(roots, None if seen is None else seen.walked, stated)
         info = _make(
             op, source, media_type, source_date_epoch, uids, gids, progress, tar, hashed, seen
@@ -147,13 +156,14 @@ def _stated(
     gids: Sequence[IdMap],
     *,
     fuse: bool = False,
+    overrides: bool = False,
     rootless: bool = False,
 ) -> Stated:
     if rootless and (uids or gids):
         raise InvalidInputError(
             "owners in user.rootlesscontainers are mapped already: give no maps"
         )
-    return Stated(root, fuse=fuse, rootless=rootless)
+    return Stated(root, fuse=fuse, overrides=overrides, rootless=rootless)
 
 
 def _make(

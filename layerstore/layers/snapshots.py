@@ -351,6 +351,8 @@ def changes(
         gids=gids,
         # What it has written may be in its form still, and is while it shows the snapshot.
         fuse_overlayfs=row.driver == "fuse",
+        # Not by our mount, so the container's own user set them.
+        overrides=False,
         progress=progress,
     )
 

@@ -58,16 +58,22 @@ _ID_MAX = 2**32 - 2
 
 
 class Stated:
-    """`fuse`: marks of fuse-overlayfs; `rootless`: owners of umoci."""
+    """`fuse`: names that fuse-overlayfs makes; `overrides`: its xattrs for owner, mode and type;
+    `rootless`: owners of umoci."""
 
     def __init__(
-        self, root: tuple[int, str], *, fuse: bool = False, rootless: bool = False
+        self,
+        root: tuple[int, str],
+        *,
+        fuse: bool = False,
+        overrides: bool = False,
+        rootless: bool = False,
     ) -> None:
         self._where = root[1]
         self._looker = Looker(*root)
         self._fuse = fuse
         self._rootless = rootless
-        self._names = (*(OVERRIDES if fuse else ()), *((ROOTLESS,) if rootless else ()))
+        self._names = (*(OVERRIDES if overrides else ()), *((ROOTLESS,) if rootless else ()))
 
     def apply(self, batch: Batch) -> None:
         """Changes the nodes of a batch. Raises InvalidInputError, naming the file, for a mark that says
