@@ -280,8 +280,9 @@ typedef struct ls_node {
 
 #define LS_WALK_OVERLAY 1 /* marks of overlayfs are understood: they set the flags above */
 #define LS_WALK_FLAT 2    /* the root and what lies in it, not deeper */
-#define LS_WALK_NO_PROC 4 /* as if /proc were not mounted: symlinks and devices lose their xattrs */
+#define LS_WALK_NO_PROC 4 /* as if /proc were not mounted: with NO_AT, symlinks lose their xattrs */
 #define LS_WALK_BARE 8    /* no targets, no xattrs: what ls_nodes_hash needs */
+#define LS_WALK_NO_AT 16  /* as if the kernel had no listxattrat */
 #define LS_WALK_PATH 65536 /* the longest path */
 
 typedef struct ls_walk ls_walk;
@@ -358,29 +359,24 @@ int ls_pack_feed(ls_pack *p, const int *roots, size_t n_roots, ls_node *nodes, s
 
 /* ---- files that were read before ------------------------------------------------------------ */
 
-/* Where the content of a file lies in a tar that was written. */
+/* Where the content of a file lies in a tar that was written. A million of them are held and kept, so
+ * what the file was is a hash: half a BLAKE3 under a key that others do not know. */
 typedef struct ls_seen {
-    uint32_t dev_major;
-    uint32_t dev_minor;
-    uint64_t ino;
-    uint64_t size;
-    int64_t mtime_sec;
-    int64_t ctime_sec;
-    uint32_t mtime_nsec;
-    uint32_t ctime_nsec;
+    uint64_t hash[2];
     uint64_t data_offset;
 } ls_seen;
 
 /* Those of `n` written nodes that can be known again: regular, with content of their own, changed
  * before this time (2 s before it where the filesystem keeps whole seconds). `out` needs room for n.
- * `*racy` is set when some node, of any kind, changed after it. */
+ * `*racy` is set when some node, of any kind, changed after it. `key`: 32 bytes. */
 size_t ls_seen_collect(const ls_node *nodes, size_t n, int64_t before_sec, uint32_t before_nsec,
-                       ls_seen *out, int *racy);
+                       const uint8_t *key, ls_seen *out, int *racy);
 /* Sorts in place, for ls_seen_mark. */
 void ls_seen_sort(ls_seen *seen, size_t n);
 /* Marks the nodes that are in `seen` unchanged LS_NODE_GIVEN, with their given_offset; returns how
  * many. */
-size_t ls_seen_mark(ls_node *nodes, size_t n, const ls_seen *seen, size_t n_seen);
+size_t ls_seen_mark(ls_node *nodes, size_t n, const uint8_t *key, const ls_seen *seen,
+                    size_t n_seen);
 /* Adds what tells whether a tree has changed to a sum of hashes (four numbers, modulo 2^64 each),
  * whatever the order and the batches the nodes come in: the last part of each name, inodes and all that
  * stat says. Paths, targets and xattrs need not be looked at: a change of them is a change of an inode,

@@ -21,8 +21,23 @@ static int has_content(const ls_node *node) {
     return S_ISREG(node->mode) && node->size > 0 && node->root == 0 && !(node->flags & without);
 }
 
+/* What says that a file is the one it was. */
+static void hash_of(const ls_node *node, const uint8_t *key, uint64_t *out) {
+    const uint64_t said[8] = {((uint64_t)node->dev_major << 32) | node->dev_minor,
+                              node->ino,
+                              node->size,
+                              (uint64_t)node->mtime_sec,
+                              node->mtime_nsec,
+                              (uint64_t)node->ctime_sec,
+                              node->ctime_nsec,
+                              0};
+    uint8_t hash[32];
+    ls_blake3_hash(LS_SIMD_AUTO, key, (const uint8_t *)said, sizeof said, hash);
+    memcpy(out, hash, 16);
+}
+
 size_t ls_seen_collect(const ls_node *nodes, size_t n, int64_t before_sec, uint32_t before_nsec,
-                       ls_seen *out, int *racy) {
+                       const uint8_t *key, ls_seen *out, int *racy) {
     size_t found = 0;
     for (size_t i = 0; i < n; i++) {
         const ls_node *node = &nodes[i];
@@ -34,25 +49,14 @@ size_t ls_seen_collect(const ls_node *nodes, size_t n, int64_t before_sec, uint3
         if (!has_content(node))
             continue;
         ls_seen *s = &out[found++];
-        s->dev_major = node->dev_major;
-        s->dev_minor = node->dev_minor;
-        s->ino = node->ino;
-        s->size = node->size;
-        s->mtime_sec = node->mtime_sec;
-        s->ctime_sec = node->ctime_sec;
-        s->mtime_nsec = node->mtime_nsec;
-        s->ctime_nsec = node->ctime_nsec;
+        hash_of(node, key, s->hash);
         s->data_offset = node->data_offset;
     }
     return found;
 }
 
 static int less(const ls_seen *a, const ls_seen *b) {
-    if (a->ino != b->ino)
-        return a->ino < b->ino;
-    if (a->dev_major != b->dev_major)
-        return a->dev_major < b->dev_major;
-    return a->dev_minor < b->dev_minor;
+    return a->hash[0] != b->hash[0] ? a->hash[0] < b->hash[0] : a->hash[1] < b->hash[1];
 }
 
 static void sift(ls_seen *seen, size_t at, size_t n) {
@@ -78,14 +82,15 @@ void ls_seen_sort(ls_seen *seen, size_t n) {
     }
 }
 
-size_t ls_seen_mark(ls_node *nodes, size_t n, const ls_seen *seen, size_t n_seen) {
+size_t ls_seen_mark(ls_node *nodes, size_t n, const uint8_t *key, const ls_seen *seen,
+                    size_t n_seen) {
     size_t marked = 0;
     for (size_t i = 0; i < n; i++) {
         ls_node *node = &nodes[i];
         if (!has_content(node))
             continue;
-        ls_seen want = {
-            .dev_major = node->dev_major, .dev_minor = node->dev_minor, .ino = node->ino};
+        ls_seen want = {{0, 0}, 0};
+        hash_of(node, key, want.hash);
         size_t lo = 0, hi = n_seen;
         while (lo < hi) {
             size_t mid = lo + (hi - lo) / 2;
@@ -96,13 +101,8 @@ size_t ls_seen_mark(ls_node *nodes, size_t n, const ls_seen *seen, size_t n_seen
         }
         if (lo == n_seen || less(&want, &seen[lo]))
             continue;
-        const ls_seen *s = &seen[lo];
-        if (s->size != node->size || s->mtime_sec != node->mtime_sec ||
-            s->mtime_nsec != node->mtime_nsec || s->ctime_sec != node->ctime_sec ||
-            s->ctime_nsec != node->ctime_nsec)
-            continue;
         node->flags |= LS_NODE_GIVEN;
-        node->given_offset = s->data_offset;
+        node->given_offset = seen[lo].data_offset;
         marked++;
     }
     return marked;

@@ -3,7 +3,10 @@
  * The bytes depend on the nodes and the contents alone: ustar headers with numbers, no names of users
  * or groups; a pax header (POSIX.1-2017, pax) only in front of entries that ustar cannot say: times
  * with nanoseconds or outside 33 bits, names and link targets that do not fit, owners above 2097151,
- * sizes from 8 GiB on, xattrs (SCHILY.xattr.NAME, values as they are).
+ * sizes from 8 GiB on, xattrs (SCHILY.xattr.NAME, values as they are). A pax keyword ends at its first
+ * '=', so an xattr with one in its name is said as libarchive says all (LIBARCHIVE.xattr.NAME, the name
+ * percent-encoded, the value in base64): who does not know that leaves it out, where GNU tar's own
+ * encoding in SCHILY.xattr gives everybody else a wrong name.
  *
  * Contents go from the file straight into the output. A file is looked at once before and once after
  * it was read: it must be the one that its node describes. The descriptor of the directory that was
@@ -24,7 +27,7 @@
 #define BLOCK 512
 #define OCTAL7 2097151u      /* largest number of seven octal digits */
 #define OCTAL11 8589934591ll /* of eleven */
-#define KEY_MAX 300
+#define KEY_MAX 800          /* a name of 255 bytes, percent-encoded */
 /* Places in the scratch memory: headers and records (of an entry, and of the opaque marker behind
  * it), a name with its suffix, a name that was made up. */
 #define NAME_ROOM (LS_WALK_PATH + 512)
@@ -136,20 +139,27 @@ static size_t digits_of(size_t n) {
     return d;
 }
 
-/* "LEN KEY=VALUE\n", where LEN counts itself. */
-static void record(builder *b, const char *key, const uint8_t *value, size_t size) {
+/* "LEN KEY=VALUE\n", where LEN counts itself: all but the value, of `size` bytes, whose place it gives;
+ * NULL: there is no room. */
+static uint8_t *record_head(builder *b, const char *key, size_t size) {
     size_t body = 1 + strlen(key) + 1 + size + 1, total = body + digits_of(body);
     if (body + digits_of(total) != total)
         total = body + digits_of(total);
     if (b->over || total > LS_PACK_PAX - b->pax) {
         b->over = 1;
-        return;
+        return NULL;
     }
     uint8_t *at = b->at + b->len + BLOCK + b->pax;
     int n = snprintf((char *)at, 32 + KEY_MAX, "%zu %s=", total, key);
-    memcpy(at + n, value, size);
     at[total - 1] = '\n';
     b->pax += total;
+    return at + n;
+}
+
+static void record(builder *b, const char *key, const uint8_t *value, size_t size) {
+    uint8_t *at = record_head(b, key, size);
+    if (at && size > 0)
+        memcpy(at, value, size);
 }
 
 static void number_record(builder *b, const char *key, uint64_t v) {
@@ -276,6 +286,39 @@ static size_t capability(const uint8_t *value, size_t n, uint8_t *out) {
     return CAP_V2;
 }
 
+/* An xattr whose name no SCHILY.xattr record can hold. */
+static void libarchive_record(builder *b, const uint8_t *name, size_t len, const uint8_t *value,
+                              size_t size) {
+    static const char hex[] = "0123456789ABCDEF";
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static const char prefix[] = "LIBARCHIVE.xattr.";
+    char key[KEY_MAX];
+    size_t n = sizeof prefix - 1, text = (size * 4 + 2) / 3;
+    memcpy(key, prefix, n);
+    for (size_t i = 0; i < len; i++) {
+        uint8_t c = name[i];
+        if (c > 32 && c < 127 && c != '%' && c != '=') {
+            key[n++] = (char)c;
+            continue;
+        }
+        key[n++] = '%';
+        key[n++] = hex[c >> 4];
+        key[n++] = hex[c & 15];
+    }
+    key[n] = 0;
+    uint8_t *out = record_head(b, key, text);
+    if (!out)
+        return;
+    for (size_t i = 0; i < size; i += 3) {
+        size_t left = size - i;
+        uint32_t v = (uint32_t)value[i] << 16;
+        v |= left > 1 ? (uint32_t)value[i + 1] << 8 : 0;
+        v |= left > 2 ? (uint32_t)value[i + 2] : 0;
+        for (size_t k = 0; k < (left > 2 ? 4 : left + 1); k++)
+            *out++ = (uint8_t)digits[v >> (18 - 6 * k) & 63];
+    }
+}
+
 static int xattr_records(builder *b, const ls_node *node, const uint8_t *arena, size_t arena_size,
                          ls_error *err) {
     size_t at = node->xattr_off, end = at + node->xattr_len;
@@ -292,9 +335,10 @@ static int xattr_records(builder *b, const ls_node *node, const uint8_t *arena, 
         at += 8 + lengths[0] + lengths[1];
         if (ls_files_stays_here(name, lengths[0]))
             continue;
-        if (memchr(name, '=', lengths[0]))
-            return ls_files_fail(err, LS_EINVALID, 0,
-                                 "the name of an xattr has a '=', which a tar cannot say");
+        if (memchr(name, '=', lengths[0])) {
+            libarchive_record(b, name, lengths[0], value, lengths[1]);
+            continue;
+        }
         memcpy(key, "SCHILY.xattr.", 13);
         memcpy(key + 13, name, lengths[0]);
         key[13 + lengths[0]] = 0;

@@ -5,9 +5,9 @@
  * directory with a million files costs its names. Descriptors: one for each of the upper directories,
  * deeper ones are opened again from there, so that a deep tree does not use them up.
  *
- * A name is resolved against its directory's descriptor only. There is no listxattrat before Linux
- * 6.13, so xattrs are read through /proc/self/fd/N/NAME; without /proc, by opening files and
- * directories (others have then none).
+ * A name is resolved against its directory's descriptor only. xattrs are read with listxattrat (Linux
+ * 6.13), else through /proc/self/fd/N/NAME; without /proc, by opening files and directories (others
+ * have then none).
  *
  * Fails with LS_EOS when a file vanishes or may not be read: a tree that changes has no layer.
  */
@@ -53,7 +53,7 @@ struct ls_walk {
     int deep;      /* of the directory at hand, when it is deeper */
     uint32_t depth;
     uint64_t top; /* the frame at hand */
-    uint8_t started, descend, prune, finished, no_proc;
+    uint8_t started, descend, prune, finished, no_at, no_proc;
     uint32_t path_len;  /* of the node made last */
     uint32_t node_mode; /* of it */
     char path[LS_WALK_PATH];
@@ -82,6 +82,7 @@ void ls_walk_init(ls_walk *w, int root_fd, uint32_t options) {
     w->deep = -1;
     for (size_t i = 0; i < KEPT; i++)
         w->fds[i] = -1;
+    w->no_at = (options & LS_WALK_NO_AT) != 0;
     w->no_proc = (options & LS_WALK_NO_PROC) || access("/proc/self/fd", X_OK) != 0;
 }
 
@@ -268,14 +269,34 @@ static uint32_t mark_of(const char *name, const uint8_t *value, size_t n, uint32
 /* How the xattrs of the node at hand are reached. */
 typedef struct source {
     const char *path; /* through /proc, or NULL */
+    const char *name; /* in the directory `fd`, or NULL */
     int fd;           /* else this */
 } source;
 
+/* The same numbers on every machine, and younger than most headers. */
+#define NR_GETXATTRAT 464
+#define NR_LISTXATTRAT 465
+
+/* As in linux/xattr.h. */
+struct xattr_value {
+    uint64_t value;
+    uint32_t size;
+    uint32_t flags;
+};
+
 static ssize_t list_of(const source *s, char *list, size_t size) {
+    if (s->name)
+        return (ssize_t)syscall(NR_LISTXATTRAT, s->fd, s->name, AT_SYMLINK_NOFOLLOW, list, size);
     return s->path ? llistxattr(s->path, list, size) : flistxattr(s->fd, list, size);
 }
 
 static ssize_t value_of(const source *s, const char *name, void *value, size_t size) {
+    if (s->name) {
+        struct xattr_value v = {(uint64_t)(uintptr_t)value,
+                                (uint32_t)(size < LIST_MAX ? size : LIST_MAX), 0};
+        return (ssize_t)syscall(NR_GETXATTRAT, s->fd, s->name, AT_SYMLINK_NOFOLLOW, name, &v,
+                                sizeof v);
+    }
     return s->path ? lgetxattr(s->path, name, value, size) : fgetxattr(s->fd, name, value, size);
 }
 
@@ -329,8 +350,17 @@ static int add_xattrs(ls_walk *w, const source *s, ls_node *node, uint8_t *arena
 
 static int xattrs(ls_walk *w, int dir, const char *name, ls_node *node, uint8_t *arena, size_t size,
                   size_t *used, ls_error *err) {
-    source s = {NULL, dir};
+    source s = {NULL, NULL, dir};
     int opened = -1;
+    if (name && !w->no_at) {
+        s.name = name;
+        int code = add_xattrs(w, &s, node, arena, size, used, err);
+        if (code != LS_EOS || (err->offset != ENOSYS && err->offset != EPERM))
+            return code;
+        /* An older kernel, or a filter of system calls that is older. */
+        w->no_at = 1;
+        s.name = NULL;
+    }
     if (name && !w->no_proc) {
         s.path = ls_files_proc(w->name, dir, name);
     } else if (name) {

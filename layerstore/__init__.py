@@ -49,9 +49,8 @@ if TYPE_CHECKING:
         Store,
         open,
         rebuild_index,
-        write_trees,
-        write_upper,
     )
+    from .tars import write_trees, write_upper
     from .values import (
         FORMAT_VERSION,
         BlobInfo,
@@ -100,11 +99,10 @@ _HOMES = {
         "Store",
         "open",
         "rebuild_index",
-        "write_trees",
-        "write_upper",
     ),
     "cache": ("Cache",),
     "repositories": ("ManifestInfo", "Referrer", "Repository", "RepositoryUpload"),
+    "tars": ("write_trees", "write_upper"),
     "snapshots": ("Snapshots",),
     "values": (
         "FORMAT_VERSION",

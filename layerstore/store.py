@@ -88,63 +88,6 @@ def rebuild_index(
     return rebuild(os.fspath(path), timeout=timeout)
 
 
-def write_upper(
-    tar: BinaryIO,
-    upper: str | os.PathLike[str],
-    lower: Sequence[str | os.PathLike[str]] = (),
-    *,
-    source_date_epoch: int | None = None,
-    uids: Sequence[tuple[int, int, int]] = (),
-    gids: Sequence[tuple[int, int, int]] = (),
-    hashed: bool = True,
-    progress: ProgressCallback | None = None,
-) -> values.LayerInfo:
-    """The tar that `Store.diff_upper` would store, written to a binary file; no store is needed.
-    Without `hashed` nobody computes its digest (empty then)."""
-    from .layers.diff import diff_upper
-
-    return diff_upper(
-        None,
-        upper,
-        lower,
-        source_date_epoch=source_date_epoch,
-        uids=uids,
-        gids=gids,
-        progress=progress,
-        tar=tar,
-        hashed=hashed,
-    )
-
-
-def write_trees(
-    tar: BinaryIO,
-    old: str | os.PathLike[str],
-    new: str | os.PathLike[str],
-    *,
-    content: bool = False,
-    source_date_epoch: int | None = None,
-    uids: Sequence[tuple[int, int, int]] = (),
-    gids: Sequence[tuple[int, int, int]] = (),
-    hashed: bool = True,
-    progress: ProgressCallback | None = None,
-) -> values.LayerInfo:
-    """The tar that `Store.diff_trees` would store; as `write_upper`."""
-    from .layers.diff import diff_trees
-
-    return diff_trees(
-        None,
-        old,
-        new,
-        content=content,
-        source_date_epoch=source_date_epoch,
-        uids=uids,
-        gids=gids,
-        progress=progress,
-        tar=tar,
-        hashed=hashed,
-    )
-
-
 class Lease:
     """Protects what is put while it is in use, and what it held before, until it is dropped or its
     ttl has passed. Use as a context manager; leaving it drops it."""
@@ -607,6 +550,8 @@ class Store:
         uids: Sequence[tuple[int, int, int]] = (),
         gids: Sequence[tuple[int, int, int]] = (),
         cache: bool = True,
+        fuse_overlayfs: bool = False,
+        rootless: bool = False,
         progress: ProgressCallback | None = None,
         tar: BinaryIO | None = None,
     ) -> values.LayerInfo:
@@ -616,7 +561,10 @@ class Store:
 
         `source_date_epoch` (seconds) clamps times; `uids` and `gids` map owners: (first outside,
         first inside, how many). With `cache`, files that this store has read before are not read
-        again. Raises InvalidInputError, OSError, each naming the file, and NotFoundError."""
+        again. `fuse_overlayfs`: that made it, so `.wh.NAME` is a removed file, `.wh..wh..opq` marks an
+        opaque directory, and xattrs `override_stat` hold owners and modes; `rootless`: the xattr
+        user.rootlesscontainers holds owners. Otherwise such a name is refused, such an xattr no more
+        than an xattr. Raises InvalidInputError, OSError, each naming the file, and NotFoundError."""
         from .layers.diff import diff_upper
 
         with contextlib.ExitStack() as stack:
@@ -630,6 +578,8 @@ class Store:
                 uids=uids,
                 gids=gids,
                 cache=cache,
+                fuse_overlayfs=fuse_overlayfs,
+                rootless=rootless,
                 progress=progress,
                 tar=tar,
             )
@@ -644,6 +594,8 @@ class Store:
         source_date_epoch: int | None = None,
         uids: Sequence[tuple[int, int, int]] = (),
         gids: Sequence[tuple[int, int, int]] = (),
+        cache: bool = True,
+        rootless: bool = False,
         progress: ProgressCallback | None = None,
         tar: BinaryIO | None = None,
     ) -> values.LayerInfo:
@@ -658,10 +610,12 @@ class Store:
                 old,
                 new,
                 content=content,
+                cache=cache,
                 media_type=media_type,
                 source_date_epoch=source_date_epoch,
                 uids=uids,
                 gids=gids,
+                rootless=rootless,
                 progress=progress,
                 tar=tar,
             )

@@ -28,6 +28,7 @@ NEEDS = {
     "crun": "crun",
     "fuse-overlayfs": "fuse-overlayfs",
     "gcc": "gcc",
+    "bsdtar": "libarchive-tools",
     "mkfs.ext4": "e2fsprogs",
     "setfacl": "acl",
     "mkfs.btrfs": "btrfs-progs",

@@ -467,6 +467,11 @@ VERBS = (
                 metavar="FILE",
             ),
             _flag("--no-cache", help="read every file, also those that this store has read before"),
+            _flag(
+                "--fuse-overlayfs",
+                help="fuse-overlayfs made it: .wh.NAME is a removed file, override_stat an owner",
+            ),
+            _flag("--rootless", help="the xattr user.rootlesscontainers names owners"),
         ),
         "The layer goes into the store, uncompressed, and is held under a new lease of one hour "
         "unless --lease names one. Nothing may change the directories meanwhile: a file that does "

@@ -30,6 +30,8 @@ def diff(context: Context) -> None:
         raise UsageError("--lower goes with --upper", "layerstore diff", USAGE)
     if args.upper is not None and args.content:
         raise UsageError("--content goes with two trees", "layerstore diff", USAGE)
+    if args.trees and args.fuse_overlayfs:
+        raise UsageError("--fuse-overlayfs goes with --upper", "layerstore diff", USAGE)
     if args.tar is not None:
         _write(context)
     else:
@@ -44,8 +46,8 @@ def _store(context: Context) -> None:
         if own is not None:
             store.use_lease(own.id)
         options = _options(context)
+        options["cache"] = not args.no_cache
         if args.upper is not None:
-            options["cache"] = not args.no_cache
             made = store.diff_upper(args.upper, args.lower or (), **options)
         else:
             made = store.diff_trees(*args.trees, content=args.content, **options)
@@ -88,7 +90,14 @@ def _options(context: Context) -> dict[str, Any]:
         raise UsageError(f"SOURCE_DATE_EPOCH is no number: {epoch!r}", "layerstore diff", USAGE)
     clamp = int(epoch) if epoch else None
     progress: Callable[..., None] = context.progress
-    return {"source_date_epoch": clamp, "progress": progress}
+    options: dict[str, Any] = {
+        "source_date_epoch": clamp,
+        "progress": progress,
+        "rootless": context.args.rootless,
+    }
+    if context.args.fuse_overlayfs:
+        options["fuse_overlayfs"] = True
+    return options
 
 
 def _say(context: Context, made: layerstore.LayerInfo, lease: str | None) -> None:

@@ -17,16 +17,18 @@ RECORD: int = ffi.sizeof("ls_seen")
 
 class Collector:
     """The files of batches that were written, as a table. `before`: only what changed before that
-    time (nanoseconds since the epoch) can be told from a later change."""
+    time (nanoseconds since the epoch) can be told from a later change. `key`: 32 bytes that others do
+    not know."""
 
-    def __init__(self, before: int) -> None:
+    def __init__(self, before: int, key: bytes) -> None:
+        self._key = key
         self._before = divmod(before, 10**9)
         self._pieces: list[bytes] = []
         self._racy = ffi.new("int *")
 
     def add(self, batch: Batch) -> None:
         out = raw_new("ls_seen[]", max(1, batch.n))
-        n = lib.ls_seen_collect(batch.nodes, batch.n, *self._before, out, self._racy)
+        n = lib.ls_seen_collect(batch.nodes, batch.n, *self._before, self._key, out, self._racy)
         self._pieces.append(bytes(ffi.buffer(out, n * RECORD)))
 
     @property
@@ -49,12 +51,12 @@ class Collector:
         return out
 
 
-def mark(batch: Batch, table: bytes) -> int:
+def mark(batch: Batch, table: bytes | bytearray, key: bytes) -> int:
     """Marks nodes that are in a table GIVEN, with where their bytes lie; returns how many."""
     if not table:
         return 0
-    held = ffi.from_buffer("ls_seen[]", table)
-    return int(lib.ls_seen_mark(batch.nodes, batch.n, held, len(table) // RECORD))
+    with ffi.from_buffer("ls_seen[]", table) as held:
+        return int(lib.ls_seen_mark(batch.nodes, batch.n, key, held, len(table) // RECORD))
 
 
 class Fingerprint:

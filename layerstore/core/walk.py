@@ -313,8 +313,9 @@ class Walk:
 
     `where` is what messages call the directory. With `overlay`, the marks of overlayfs set flags
     (whiteouts, opaque directories, redirects); `flat`: the directory and what lies in it, not deeper;
-    `bare`: without targets and xattrs;
-    `stop`: flags behind which a batch ends, so that `prune` can still keep the walk out."""
+    `bare`: without targets and xattrs; `stop`: flags behind which a batch ends, so that `prune` can
+    still keep the walk out. `no_at`, `no_proc`: as if the kernel had no listxattrat, and /proc were
+    not mounted (with both, symlinks and devices lose their xattrs)."""
 
     def __init__(
         self,
@@ -323,6 +324,7 @@ class Walk:
         *,
         overlay: bool = False,
         flat: bool = False,
+        no_at: bool = False,
         no_proc: bool = False,
         bare: bool = False,
         stop: int = 0,
@@ -335,7 +337,9 @@ class Walk:
         self._walk: Any = ffi.cast("ls_walk *", self._state)
         options = (lib.LS_WALK_OVERLAY if overlay else 0) | (lib.LS_WALK_FLAT if flat else 0)
         options |= lib.LS_WALK_BARE if bare else 0
-        lib.ls_walk_init(self._walk, fd, options | (lib.LS_WALK_NO_PROC if no_proc else 0))
+        options |= lib.LS_WALK_NO_AT if no_at else 0
+        options |= lib.LS_WALK_NO_PROC if no_proc else 0
+        lib.ls_walk_init(self._walk, fd, options)
         # Private and anonymous: pages that no name reaches cost nothing, and growing moves them.
         self._stack = mmap.mmap(-1, _STACK, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._out = ffi.new("ls_walk_out *")

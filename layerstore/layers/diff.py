@@ -15,18 +15,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..core.pack import IdMap
-from ..errors import NotFoundError
+from ..errors import InvalidInputError, NotFoundError
 from ..mediatypes import OCI_LAYER
 from ..values import LayerInfo, Progress, ProgressCallback
-from .hashpipe import HashPipe
 from .layertar import BUFFER, LayerTar, Source
 from .overlay import Upper
+from .stated import Stated
 from .twotrees import TwoTrees
 
 if TYPE_CHECKING:
     # A tar on a pipe needs no store: the rooms that make one are not loaded for it.
     from .content import Operation
     from .filecache import FileCache
+    from .hashpipe import HashPipe
 
 RING = 4
 """Buffers between reading, hashing and writing."""
@@ -64,12 +65,17 @@ def diff_upper(
     uids: Sequence[IdMap] = (),
     gids: Sequence[IdMap] = (),
     cache: bool = True,
+    fuse_overlayfs: bool = False,
+    overrides: bool | None = None,
+    rootless: bool = False,
     progress: ProgressCallback | None = None,
     tar: BinaryIO | None = None,
     hashed: bool = True,
 ) -> LayerInfo:
     """The layer of an overlay's upper directory over `lower` (topmost first), into the store of `op`;
-    or, with `tar`, written there and not stored (then without a digest unless `hashed`).
+    or, with `tar`, written there and not stored (then without a digest unless `hashed`). With
+    `fuse_overlayfs` and `rootless`, what these tools write in files and xattrs counts (see `stated`);
+    `overrides` says otherwise of the xattrs of fuse-overlayfs.
 
     Raises InvalidInputError (a file vanished, changed, or cannot be said in a layer), NotFoundError (no
     such directory), OSError (not readable); each names the file."""
@@ -80,13 +86,24 @@ def diff_upper(
             from .filecache import FileCache
 
             options = [media_type, source_date_epoch, list(uids), list(gids)]
+            options += [fuse_overlayfs, overrides, rootless]
             seen = FileCache(op, *roots[0], options)
             stack.callback(seen.close)
             known = seen.same()
             if known is not None:
                 return known
             seen.begin()
-        source = Upper(roots, None if seen is None else seen.walked)
+        stated = None
+        if fuse_overlayfs or rootless:
+            stated = _stated(
+                roots[0],
+                uids,
+                gids,
+                fuse=fuse_overlayfs,
+                overrides=fuse_overlayfs if overrides is None else overrides,
+                rootless=rootless,
+            )
+        source = Upper(roots, None if seen is None else seen.walked, stated)
         info = _make(
             op, source, media_type, source_date_epoch, uids, gids, progress, tar, hashed, seen
         )(tuple(source.notes))
@@ -105,18 +122,48 @@ def diff_trees(
     source_date_epoch: int | None = None,
     uids: Sequence[IdMap] = (),
     gids: Sequence[IdMap] = (),
+    cache: bool = True,
+    rootless: bool = False,
     progress: ProgressCallback | None = None,
     tar: BinaryIO | None = None,
     hashed: bool = True,
 ) -> LayerInfo:
     """The layer that makes `old` into `new`: what differs by metadata and, with `content`, what has the
-    same metadata and other bytes. Otherwise as `diff_upper`."""
-    with opened([old, new]) as roots:
-        source = TwoTrees(roots[0], roots[1], content=content)
+    same metadata and other bytes. Otherwise as `diff_upper`; with `cache`, files of the new tree that
+    are known are not read for the layer."""
+    with contextlib.ExitStack() as stack:
+        roots = stack.enter_context(opened([old, new]))
+        seen: FileCache | None = None
+        if op is not None and tar is None and cache:
+            from .filecache import FileCache
+
+            seen = FileCache(op, *roots[1], ["of two trees"])
+            stack.callback(seen.close)
+            seen.begin()
+        stated = _stated(roots[1], uids, gids, rootless=True) if rootless else None
+        source = TwoTrees(roots[0], roots[1], content=content, stated=stated)
         info = _make(
-            op, source, media_type, source_date_epoch, uids, gids, progress, tar, hashed, None
+            op, source, media_type, source_date_epoch, uids, gids, progress, tar, hashed, seen
+        )(tuple(source.notes))
+        if seen is not None:
+            seen.keep(info, whole=False)
+        return info
+
+
+def _stated(
+    root: tuple[int, str],
+    uids: Sequence[IdMap],
+    gids: Sequence[IdMap],
+    *,
+    fuse: bool = False,
+    overrides: bool = False,
+    rootless: bool = False,
+) -> Stated:
+    if rootless and (uids or gids):
+        raise InvalidInputError(
+            "owners in user.rootlesscontainers are mapped already: give no maps"
         )
-        return info(tuple(source.notes))
+    return Stated(root, fuse=fuse, overrides=overrides, rootless=rootless)
 
 
 def _make(
@@ -161,10 +208,13 @@ def _write(
     buffers = [memoryview(mmap.mmap(-1, BUFFER)) for _ in range(RING)]
     busy: list[list[Future[None]]] = [[] for _ in buffers]
     turn = 0
-    with (
-        HashPipe(("sha256",) if hashed else ()) as hashes,
-        ThreadPoolExecutor(1, thread_name_prefix="layerstore-write") as writer,
-    ):
+    with contextlib.ExitStack() as stack:
+        hashes: HashPipe | None = None
+        if hashed:
+            from .hashpipe import HashPipe
+
+            hashes = stack.enter_context(HashPipe(("sha256",)))
+        writer = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="layerstore-write"))
         while True:
             for waiting in busy[turn]:
                 waiting.result()
@@ -173,7 +223,7 @@ def _write(
                 break
             piece = buffers[turn][:n]
             busy[turn] = [writer.submit(_write_all, tar, piece)]
-            hashing = hashes.feed(piece) if hashed else None
+            hashing = None if hashes is None else hashes.feed(piece)
             if hashing is not None:
                 busy[turn].append(hashing)
             turn = (turn + 1) % RING
@@ -181,7 +231,7 @@ def _write(
         for waiting in (one for several in busy for one in several):
             waiting.result()
         tar.flush()
-        return hashes.digests()["sha256"] if hashed else ""
+        return "" if hashes is None else hashes.digests()["sha256"]
 
 
 def _write_all(tar: BinaryIO, piece: memoryview) -> None:

@@ -20,7 +20,7 @@ import time
 from typing import Any
 
 from ..core.hashing import blake3
-from ..core.seen import Collector, Fingerprint, mark
+from ..core.seen import RECORD, Collector, Fingerprint, mark
 from ..core.walk import INDEXED, METACOPY, REDIRECT, Batch, Looker, Walk
 from ..errors import CorruptError, LayerstoreError
 from ..storage.index import Table, Write
@@ -30,15 +30,17 @@ from .content import Operation
 
 TICK = 50_000_000
 """Nanoseconds: more than a tick of the slowest kernel's clock (10 ms), which stamps files."""
-ROWS = 128
-"""Rows before the others are dropped: 64 directories."""
+ROWS = 1024
+"""Rows before the others are dropped: 512 directories, or fewer large ones."""
+PART = RECORD << 15
+"""Bytes of a table in one row, at most: a row is copied a few times on its way."""
 TABLE_MAX = 256 << 20
-"""Bytes of one table, 56 a file: above, nothing is remembered."""
+"""Bytes of one table, 24 a file: above, nothing is remembered."""
 PARTS, DEPTH = 16, 4
 """A tree is looked at in at least so many parts, found at most so deep."""
 SKIP = 16 << 20
 """Bytes that are read over rather than sought past: a seek decodes headers from the start."""
-_FORMAT = 1
+_FORMAT = 2
 _BELOW = REDIRECT | METACOPY | INDEXED
 
 
@@ -55,16 +57,19 @@ class FileCache:
         self._secret = op.op.storage.secret
         self._pool = op.op.storage.pool
         self._fingerprint = Fingerprint(self._secret)
-        self._collector = Collector(time.time_ns() - TICK)
+        self._collector = Collector(time.time_ns() - TICK, self._secret)
         self._alone = True
         self._file: BlobFile | None = None
         self._at = 0
         self._row = self._load()
-        self._table = b""
+        self._table = bytearray()
 
     def close(self) -> None:
+        """Lets go of what was known before."""
+        self._table.clear()
         if self._file is not None:
             self._file.close()
+            self._file = None
 
     def _load(self) -> dict[str, Any] | None:
         try:
@@ -72,7 +77,9 @@ class FileCache:
                 value = snapshot.get(Table.SEEN, b"r" + self._key)
         except CorruptError:
             return None
-        return None if value is None else json.loads(value)
+        row = None if value is None else json.loads(value)
+        # Of an older version: as if there were none.
+        return row if row is not None and "parts" in row else None
 
     # ---- the whole ----------------------------------------------------------------------------
 
@@ -145,16 +152,21 @@ class FileCache:
             return
         try:
             with self._index.read() as snapshot:
-                self._table = snapshot.get(Table.SEEN, b"t" + self._key) or b""
+                for part in range(row["parts"]):
+                    self._table += snapshot.get(Table.SEEN, self._part(part)) or b""
             if self._table:
                 self._file = self._op.open(row["digest"])
         except CorruptError:
-            self._table = b""
+            self._table.clear()
+
+    def _part(self, number: int) -> bytes:
+        """The key of one part of the table."""
+        return b"f" + self._key + struct.pack(">I", number)
 
     def mark(self, batch: Batch) -> None:
         """Marks the files whose bytes come from the store."""
         if self._file is not None:
-            mark(batch, self._table)
+            mark(batch, self._table, self._secret)
 
     def written(self, batch: Batch) -> None:
         """A batch that is wholly in the tar."""
@@ -187,28 +199,35 @@ class FileCache:
 
     # ---- the end ------------------------------------------------------------------------------
 
-    def keep(self, info: LayerInfo) -> None:
-        """Remembers what came of this diff."""
+    def keep(self, info: LayerInfo, *, whole: bool = True) -> None:
+        """Remembers what came of this diff. Without `whole`, its files only: the layer depends on more
+        than the directory."""
+        self.close()
         table = self._collector.table()
         if len(table) > TABLE_MAX:
             return
-        whole = self._alone and not self._collector.racy
-        row = {
+        whole = whole and self._alone and not self._collector.racy
+        row: dict[str, Any] = {
             "options": self._options,
             "fingerprint": self._fingerprint.digest().hex() if whole else "",
             "digest": info.digest,
             "media_type": info.media_type,
             "entries": info.entries,
             "notes": list(info.notes),
+            "parts": -(-len(table) // PART),
         }
         value = json.dumps(row).encode()
 
         def work(tx: Write) -> None:
-            if tx.count(Table.SEEN) >= ROWS:
-                for key, _ in list(tx.items(Table.SEEN)):
+            old = self._row["parts"] if self._row is not None else 0
+            if tx.count(Table.SEEN) + row["parts"] > ROWS:
+                for key in [key for key, _ in tx.items(Table.SEEN)]:
                     tx.delete(Table.SEEN, key)
             tx.put(Table.SEEN, b"r" + self._key, value)
-            tx.put(Table.SEEN, b"t" + self._key, bytes(table))
+            for part in range(row["parts"]):
+                tx.put(Table.SEEN, self._part(part), bytes(table[part * PART : (part + 1) * PART]))
+            for part in range(row["parts"], old):
+                tx.delete(Table.SEEN, self._part(part))
 
         # No commit record: the rows are in no journal.
         self._index.seed(work)

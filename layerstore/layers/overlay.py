@@ -32,6 +32,7 @@ from ..core.walk import (
     OPAQUE,
     REDIRECT,
     RESERVED,
+    SKIP,
     SOCKET,
     SPECIAL,
     WHITEOUT,
@@ -44,6 +45,7 @@ from ..core.walk import (
 )
 from ..errors import InvalidInputError
 from .lowers import Hit, Place, Stack, is_dir, join, overlay_xattr
+from .stated import Stated
 
 MAX_NOTES = 100
 _ORIGIN_HEAD = 21  # struct ovl_fb: version, magic, length, flags, type, 16 bytes of uuid
@@ -78,14 +80,16 @@ class Shown(NamedTuple):
 
 class Upper:
     """The nodes of an upper directory. `roots`: it, then the lower ones, topmost first. `walked` is
-    told of every batch as the walk gave it."""
+    told of every batch as the walk gave it; `stated` then reads the marks of rootless tools."""
 
     def __init__(
         self,
         roots: Sequence[tuple[int, str]],
         walked: Callable[[Batch], None] | None = None,
+        stated: Stated | None = None,
     ) -> None:
         self._walked = walked
+        self._stated = stated
         self._roots = tuple(roots)
         self._stack = Stack(roots)
         self._first: dict[Inode, bytes] = {}
@@ -108,6 +112,8 @@ class Upper:
             for batch in walk.ahead():
                 if self._walked is not None:
                     self._walked(batch)
+                if self._stated is not None:
+                    self._stated.apply(batch)
                 for i, flags in enumerate(batch.flags()):
                     if flags & SPECIAL:
                         self._special(batch, i, flags)
@@ -130,7 +136,7 @@ class Upper:
             self._refuse_reserved(0, path, flags)
         if flags & SOCKET:
             # Left out, but what it replaced is gone all the same.
-            node.flags = WHITEOUT
+            node.flags = WHITEOUT if self._replaces(path) else SKIP
             self._note(0, path)
             return
         if flags & REDIRECT and stat.S_ISDIR(node.mode):
@@ -158,6 +164,21 @@ class Upper:
             node.ctime_sec = data.found.node.ctime_sec
             node.ctime_nsec = data.found.node.ctime_nsec
 
+    def _replaces(self, path: bytes) -> bool:
+        """Whether something lies below a name of the upper layer. A whiteout of nothing is no harm to
+        most, but in a directory of its own overlayfs lists it. Without lower directories: it may."""
+        parent, _, name = path.rpartition(b"/")
+        if len(self._roots) > 1:
+            return bool(self._stack.find(self._lower_bases(parent), name))
+        while parent:
+            found = self._stack.look((0, parent))
+            if found is not None and found.node.flags & OPAQUE:
+                return False
+            if self._stated is not None and self._stated.opaque(parent):
+                return False
+            parent = parent.rpartition(b"/")[0]
+        return True
+
     def _where(self, layer: int, path: bytes) -> str:
         return f"{self._roots[layer][1]}/{show(path)}"
 
@@ -166,7 +187,7 @@ class Upper:
             where = self._where(layer, path)
             raise InvalidInputError(
                 f"{where}: a layer cannot hold a name that begins with .wh., "
-                "which means a removed file",
+                "which means a removed file (where fuse-overlayfs made it, say so)",
                 path=where,
             )
 

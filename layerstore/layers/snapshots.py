@@ -328,14 +328,6 @@ def changes(
     from .diff import diff_upper
 
     uids, gids = _ids_in_layers(row)
-
-    if row.driver == "fuse":
-        if overlays.is_shown(content, row):
-            raise BusyError(
-                f"snapshot {row.key!r} is shown by fuse-overlayfs at {row.target}: unmount it first",
-                path=row.target,
-            )
-        overlays.settle(content, row)
     if row.driver == "copy":
         from .diff import diff_trees
 
@@ -357,6 +349,10 @@ def changes(
         source_date_epoch=source_date_epoch,
         uids=uids,
         gids=gids,
+        # What it has written may be in its form still, and is while it shows the snapshot.
+        fuse_overlayfs=row.driver == "fuse",
+        # Not by our mount, so the container's own user set them.
+        overrides=False,
         progress=progress,
     )
 

@@ -32,6 +32,7 @@ from ..core.walk import (
 )
 from ..errors import InvalidInputError
 from .overlay import MAX_NOTES, Inode, inode
+from .stated import Stated
 
 _PIECE = 1 << 20
 _SPECIAL = SAME | LINKED | SOCKET | RESERVED
@@ -51,8 +52,16 @@ def _same(new: Found, old: Found | None) -> bool:
 class TwoTrees:
     """The nodes of a layer that makes `old` into `new`."""
 
-    def __init__(self, old: tuple[int, str], new: tuple[int, str], *, content: bool) -> None:
+    def __init__(
+        self,
+        old: tuple[int, str],
+        new: tuple[int, str],
+        *,
+        content: bool,
+        stated: Stated | None = None,
+    ) -> None:
         self._old, self._new = old, new
+        self._stated = stated
         self._content = content
         self._first: dict[Inode, tuple[bytes, int | None]] = {}
         """By inode of the new tree: a name, and the old inode that it still is, if it is unchanged."""
@@ -73,6 +82,7 @@ class TwoTrees:
                 for i, flags in enumerate(batch.flags()):
                     if flags & _SPECIAL:
                         self._special(batch, i, flags)
+                self._state(batch)
                 yield batch
         out = Batch(512, 256 << 10)
         for folder in sorted(self._touched):
@@ -80,10 +90,16 @@ class TwoTrees:
             if found is not None and _same(found, self._looker_old.look(folder)):
                 out.add(found.node._replace(flags=0), folder, folder, b"", found.xattrs)
             if out.n == out.capacity:
+                self._state(out)
                 yield out
                 out.clear()
         if out.n:
+            self._state(out)
             yield out
+
+    def _state(self, batch: Batch) -> None:
+        if self._stated is not None:
+            self._stated.apply(batch)
 
     def _special(self, batch: Batch, i: int, flags: int) -> None:
         node = batch.nodes[i]

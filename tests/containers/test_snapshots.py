@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import multiprocessing
@@ -440,6 +441,55 @@ def test_every_driver_shows_and_commits_the_same(store, tmp_path, driver):
     store.snapshots.commit("k", "app:2")
     store.checkout("app:2", tmp_path / "out")
     assert tree(tmp_path / "out", mtimes=False) == want
+    store.snapshots.remove("k")
+
+
+@pytest.mark.parametrize("driver", ["overlay", "fuse", "copy"])
+def test_a_mounted_snapshot_is_diffed_and_committed(store, path, tmp_path, driver):
+    """While it is shown, by the library and by the command line: the layer makes of the parent what the
+    mount shows, and is the one that an unmounted snapshot gives."""
+    image(store)
+    store.snapshots.prepare("k", "app:1")
+    store.snapshots.mount("k", tmp_path / "m", driver=driver)
+    try:
+        change(tmp_path / "m")
+        # Set by a container for itself: no owner and no mode.
+        os.chown(tmp_path / "m/made/file", 5, 5)
+        with contextlib.ExitStack() as stack:
+            if driver == "fuse":
+                # It keeps the name for itself.
+                stack.enter_context(pytest.raises(PermissionError))
+            os.setxattr(tmp_path / "m/made/file", "user.containers.override_stat", b"0:0:4755")
+        layer = store.snapshots.diff("k")
+        want = tree(tmp_path / "m", mtimes=False)
+        store.snapshots.commit("k", "app:2")
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "layerstore",
+                "--store",
+                path,
+                "snapshot",
+                "commit",
+                "k",
+                "app:3",
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert store.snapshots.get("k").mounts == (str(tmp_path / "m"),)
+        # It goes on.
+        (tmp_path / "m/later").write_text("later")
+        assert store.snapshots.diff("k").digest != layer.digest
+        (tmp_path / "m/later").unlink()
+    finally:
+        store.snapshots.unmount("k")
+    for name in ("app:2", "app:3"):
+        assert store.image(name).layers[-1].diff_id == layer.diff_id
+        store.checkout(name, tmp_path / name)
+        assert tree(tmp_path / name, mtimes=False) == want
     store.snapshots.remove("k")
 
 

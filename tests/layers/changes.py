@@ -125,10 +125,15 @@ class Changes:
 
     def socket(self) -> None:
         path = self.free()
-        if path is not None and len(path) < 100:
+        if path is not None:
             self.count["socket"] += 1
-            with socket.socket(socket.AF_UNIX) as s:
-                s.bind(path)
+            folder = os.open(os.path.dirname(path), os.O_PATH)
+            try:
+                with socket.socket(socket.AF_UNIX) as s:
+                    # The address of a socket has 108 bytes.
+                    s.bind(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+            finally:
+                os.close(folder)
 
     # ---- changing -----------------------------------------------------------------------------
 

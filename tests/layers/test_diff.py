@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
@@ -75,6 +76,47 @@ def test_the_same_tree_gives_the_same_bytes(place: Path) -> None:
     old(two)
     assert tree(one) == tree(two)
     assert tar_of(one) == tar_of(two)
+
+
+def test_the_digest_is_that_of_the_tree_wherever_it_lies(place: Path, tmp_path: Path) -> None:
+    """Another filesystem (tmpfs: other inodes, other orders of names), umask, locale, time zone, user
+    and working directory."""
+    one = place / "one"
+    one.mkdir()
+    fill(one)
+    os.symlink("big", one / "späße\nlink")
+    os.link(one / "big", one / "a-link")
+    os.setxattr(one / "d1", "user.one", b"1")
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", memory], check=True)
+    try:
+        os.setxattr(memory, "trusted.one", b"1")
+        os.removexattr(memory, "trusted.one")
+        two = memory / "two"
+        subprocess.run(["cp", "-a", one, two], check=True)
+        os.removexattr(one / "d1", "user.one")
+        with contextlib.suppress(OSError):  # tmpfs has user xattrs since Linux 6.6
+            os.removexattr(two / "d1", "user.one")
+        for root in (one, two):
+            old(root)
+            os.chmod(root, 0o755)
+        places = [(one, {}, 0o022), (two, {"LC_ALL": "C", "TZ": "Asia/Tokyo"}, 0o077)]
+        places += [(two, {"LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONUTF8": "0"}, 0)]
+        tars = set()
+        for root, environment, mask in places:
+            done = subprocess.run(
+                [sys.executable, "-m", "layerstore", "diff", "--upper", str(root), "--tar", "-"],
+                capture_output=True,
+                check=True,
+                umask=mask,
+                env={**os.environ, **environment, "PYTHONPATH": "."},
+                cwd=Path(layerstore.__file__).parents[1],
+            )
+            tars.add(done.stdout)
+        assert tars == {tar_of(one)}
+    finally:
+        subprocess.run(["umount", memory], check=True)
 
 
 def test_plain_files_need_no_pax(place: Path) -> None:
@@ -169,15 +211,29 @@ def test_a_directory_with_many_files_and_a_file_with_large_xattrs(tmp_path: Path
     assert names == sorted(names)
 
 
-def test_without_proc_files_keep_their_xattrs(place: Path) -> None:
+@pytest.mark.parametrize(
+    "missing", [{}, {"no_at": True}, {"no_proc": True}, {"no_at": True, "no_proc": True}]
+)
+def test_xattrs_come_whatever_the_kernel_has(place: Path, missing: dict[str, bool]) -> None:
     (place / "f").write_bytes(b"")
-    os.setxattr(place / "f", "user.one", b"1")
+    os.symlink("f", place / "l")
+    os.mkfifo(place / "p")
+    os.mkdir(place / "d")
+    for name in ("f", "d"):
+        os.setxattr(place / name, "user.one", b"1")
+        os.setxattr(place / name, "user.none", b"")
+        os.setxattr(place / name, "user.two", b"2" * 500)
+    for name in ("l", "p"):
+        os.setxattr(place / name, "trusted.three", b"3", follow_symlinks=False)
     fd = os.open(place, os.O_RDONLY)
-    with Walk(fd, "t", no_proc=True) as walk:
+    with Walk(fd, "t", **missing) as walk:
         batch = walk.next()
         assert batch is not None
-        assert batch.xattrs(1) == {b"user.one": b"1"}
+        found = {batch.path(i): batch.xattrs(i) for i in range(batch.n)}
     os.close(fd)
+    user = {b"user.none": b"", b"user.one": b"1", b"user.two": b"2" * 500}
+    special = {} if len(missing) == 2 else {b"trusted.three": b"3"}
+    assert found == {b"": {}, b"d": user, b"f": user, b"l": special, b"p": special}
 
 
 def test_times_are_clamped(place: Path) -> None:
@@ -208,6 +264,33 @@ def test_a_capability_does_not_name_the_builders_root(place: Path) -> None:
     os.setxattr(place / "f", "security.capability", version_3)
     pax = members(tar_of(place))["f"].pax_headers["SCHILY.xattr.security.capability"]
     assert pax.encode("utf-8", "surrogateescape") == CAP[:3] + b"\x02" + CAP[4:]
+
+
+def test_xattrs_whose_names_have_an_equals_sign(place: Path, tmp_path: Path) -> None:
+    """A pax keyword ends at its first one. libarchive's records can say them; we read those, too, and
+    nobody takes them for something else."""
+    (place / "f").touch()
+    names = ("user.a=b", "user.=", "user.%3D=%", "user.späße=", "user.plain")
+    for i, name in enumerate(names):
+        os.setxattr(place / "f", name, bytes(range(i * 7)))
+    want = {name: os.getxattr(place / "f", name) for name in names}
+    data = tar_of(place)
+    (tmp_path / "t.tar").write_bytes(data)
+    keys = members(data)["f"].pax_headers
+    assert [k for k in keys if k.startswith("SCHILY.")] == ["SCHILY.xattr.user.plain"]
+    target = place.parent / "target"
+    target.mkdir()
+    subprocess.run(["bsdtar", "-xpf", tmp_path / "t.tar", "-C", target], check=True)
+    found = {name: os.getxattr(target / "f", name) for name in os.listxattr(target / "f")}
+    shutil.rmtree(target)
+    assert found == want
+    with layerstore.open(tmp_path / "s") as store:
+        layer = store.diff_upper(place)
+        store.commit("scratch", "app:1", layers=[layer.digest])
+        store.checkout("app:1", target)
+    found = {name: os.getxattr(target / "f", name) for name in os.listxattr(target / "f")}
+    shutil.rmtree(target)
+    assert found == want
 
 
 def test_marks_of_overlayfs(place: Path) -> None:
@@ -358,7 +441,7 @@ def test_a_file_that_may_not_be_read(place: Path) -> None:
     os.chmod(place / "secret", 0)
     # Loaded, and the directory opened, as root: the way to it may be closed to others.
     code = (
-        "import os, sys\n"
+        "import os, sys, layerstore.layers.hashpipe\n"
         "from layerstore.layers.diff import diff_upper\n"
         f"fd = os.open({str(place)!r}, os.O_RDONLY)\n"
         "sink = open(os.devnull, 'wb')\n"
@@ -448,7 +531,21 @@ def test_a_change_of_metadata_costs_headers(place: Path, store: layerstore.Store
     os.rename(place / "d2", place / "d9")
     os.link(place / "big", place / "again")
     os.utime(place / "m.pyc", (1, 1))
-    assert store.diff_upper(place).new_bytes < 16 << 10
+    changed = store.diff_upper(place)
+    # Headers of some fifty files, and of the chunk list; the tree has 5 MiB and more.
+    assert changed.new_bytes < 16 << 10
+    assert changed.size > BIG
+    # By one change each, of one file.
+    for change in (
+        lambda: os.chmod(place / "big", 0o755),
+        lambda: os.chown(place / "big", 7, 8),
+        lambda: os.utime(place / "big", (5, 5)),
+        lambda: os.rename(place / "again", place / "once more"),
+        lambda: os.link(place / "d3" / "f3", place / "d3" / "link"),
+        lambda: os.setxattr(place / "big", "user.note", b"note"),
+    ):
+        change()
+        assert 0 < store.diff_upper(place).new_bytes < 8 << 10
 
 
 def test_holes_cost_nothing(place: Path, store: layerstore.Store) -> None:
@@ -463,9 +560,12 @@ def test_holes_cost_nothing(place: Path, store: layerstore.Store) -> None:
 
 def opened(place: Path, store: layerstore.Store, *options: str) -> tuple[str, set[str]]:
     """The digest that the command prints, and the regular files of the tree that it opened."""
+    return opened_by(place, store, "diff", "--upper", str(place), *options)
+
+
+def opened_by(place: Path, store: layerstore.Store, *verb: str) -> tuple[str, set[str]]:
     trace = place.parent / "trace"
     command = [sys.executable, "-m", "layerstore", "--store", store.path, "-q"]
-    verb = ["diff", "--upper", str(place), *options]
     done = subprocess.run(
         ["strace", "-f", "-o", trace, "-e", "trace=openat", *command, *verb],
         capture_output=True,
@@ -500,6 +600,26 @@ def test_what_was_read_before_is_not_read_again(place: Path, store: layerstore.S
     assert found == {"big"}  # its time of change is another
     full = {p.name for p in place.rglob("*") if p.is_file() and p.stat().st_size}
     assert opened(place, store, "--no-cache")[1] == full
+
+
+def test_two_trees_are_not_read_again_either(place: Path, store: layerstore.Store) -> None:
+    old_tree, new = place / "old", place / "new"
+    old_tree.mkdir()
+    new.mkdir()
+    fill(new)
+    age(place)
+    first = store.diff_trees(old_tree, new)
+    (new / "d1" / "f1").write_bytes(b"changed")
+    age(place)
+    digest, found = opened_by(place, store, "diff", str(old_tree), str(new))
+    assert found == {"f1"}
+    second = store.diff_trees(old_tree, new, cache=False)
+    assert first.digest != second.digest == digest
+    assert bytes_of(store, second) == _between(old_tree, new)
+    for i in range(30):  # within a tick of the clock
+        (new / "f").write_bytes(b"%05d" % i)
+        info = store.diff_trees(old_tree, new)
+        assert bytes_of(store, info) == _between(old_tree, new)
 
 
 def test_a_change_within_a_tick_is_seen(place: Path, store: layerstore.Store) -> None:

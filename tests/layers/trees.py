@@ -126,8 +126,10 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
-def apply(layer: Path, root: Path) -> None:
-    """Applies a layer's tar to a directory as image-spec layer.md says."""
+def apply(layer: Path, root: Path, *, stale: bool = False) -> None:
+    """Applies a layer's tar to a directory as image-spec layer.md says. With `stale` it may remove
+    files from a directory that it replaced by a symbolic link (umoci's do), which means nothing."""
+    root = root.resolve()
     ours: set[str] = {"."}
     times: list[tuple[str, int]] = []
     with tarfile.open(layer, errorlevel=2) as tar:
@@ -135,6 +137,11 @@ def apply(layer: Path, root: Path) -> None:
             name = os.path.normpath(member.name)
             path = os.path.join(root, name)
             base = os.path.basename(name)
+            if base.startswith(".wh."):
+                linked = os.path.realpath(os.path.dirname(path)) != os.path.dirname(path)
+                assert stale or not linked, f"{name}: removes what a link leads to"
+                if linked:
+                    continue
             if base == ".wh..wh..opq":
                 parent = os.path.dirname(name) or "."
                 for child in os.listdir(os.path.dirname(path)):
@@ -143,7 +150,8 @@ def apply(layer: Path, root: Path) -> None:
                 continue
             if base.startswith(".wh."):
                 gone = os.path.join(os.path.dirname(path), base[4:])
-                if os.path.lexists(gone):
+                # What the layer itself has is not meant, whatever comes first.
+                if os.path.lexists(gone) and os.path.relpath(gone, root) not in ours:
                     remove(gone)
                 continue
             ours.add(name)
