@@ -31,6 +31,7 @@ NEEDS = {
     "bsdtar": "libarchive-tools",
     "mkfs.ext4": "e2fsprogs",
     "setfacl": "acl",
+    "lowntfs-3g": "ntfs-3g",
     "mkfs.btrfs": "btrfs-progs",
     "mkfs.xfs": "xfsprogs",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",

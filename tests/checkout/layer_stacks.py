@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from checkout_trees import CHAR, DIR, FIFO, FILE, LINK, SYMLINK, Item, Seen
 
 NAMES = ["a", "b", "c", "d", "ä", "x y", "-n", "\udcff", "." + "l" * 40]
+ODD = set(NAMES[4:])
+FOLDERS = ["a", "d", "x y", "\udcff"]
+"""Where names of directories and of other things are kept apart, these are directories."""
 KINDS = {FILE: "file", SYMLINK: "symlink", CHAR: "char", FIFO: "fifo"}
 
 
@@ -109,6 +112,8 @@ class Model:
             return
         assert folder.children is not None
         old = folder.children.get(name)
+        if old is not None and old.item is not None and old.item.type != item.type:
+            self.counts["type change"] += 1
         if old is not None and not old.lower and item.type != DIR:
             self.counts["duplicate"] += 1
         if item.type == LINK:
@@ -191,8 +196,23 @@ def expand(item: Item) -> bytes:
 class Maker:
     """Layers, one after the other, each fit for what is there."""
 
-    def __init__(self, seed: int, *, plain: bool = False, names: list[str] = NAMES) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        plain: bool = False,
+        apart: bool = False,
+        names: list[str] = NAMES,
+        most: int = 14,
+        hidden: int = 6,
+        rooted: float = 1,
+    ) -> None:
         self._random = random.Random(seed)
+        self._apart = apart
+        """No name is a directory here and something else there: what umoci does not take."""
+        self._most, self._hidden = most, hidden
+        self._rooted = rooted
+        """The share of layers that may have an opaque root: nothing is left to link to below one."""
         self.model = Model()
         self.layers: list[list[Item]] = []
         self._now = self.model
@@ -200,9 +220,16 @@ class Maker:
         self._plain = plain
         """Parents always there, nothing through links: what every tool understands alike."""
 
-    def _path(self) -> str:
+    def _path(self, kind: bytes = FILE) -> str:
         r = self._random
-        return "/".join(r.choice(self._names) for _ in range(r.choice((1, 1, 2, 2, 3))))
+        parts = [r.choice(self._names) for _ in range(r.choice((1, 1, 2, 2, 3)))]
+        if self._apart:
+            folders = [n for n in self._names if n in FOLDERS]
+            parts = [r.choice(folders) for _ in parts]
+            if kind != DIR:
+                parts[-1] = r.choice([n for n in self._names if n not in FOLDERS])
+        self.model.counts["odd name"] += not ODD.isdisjoint(parts)
+        return "/".join(parts)
 
     def _attributes(self, kind: bytes) -> dict[str, object]:
         r = self._random
@@ -230,8 +257,8 @@ class Maker:
 
     def _item(self) -> Item | None:
         r, model = self._random, self.model
-        path = self._path()
         kind = r.choice((FILE, FILE, FILE, DIR, DIR, DIR, SYMLINK, SYMLINK, LINK, LINK, CHAR, FIFO))
+        path = self._path(kind)
         more = self._attributes(kind)
         if kind == LINK:
             files = self._now.files()
@@ -282,12 +309,13 @@ class Maker:
         items: list[Item] = []
         if r.random() < 0.5:
             items.append(Item("./", DIR, mode=r.choice((0o755, 0o711)), mtime=5))
-        for _ in range(r.randrange(6)):
+        opaque_root = r.random() < self._rooted
+        for _ in range(r.randrange(self._hidden)):
             if not self.layers:
                 break
-            folder, _, name = self._path().rpartition("/")
+            folder, _, name = self._path(r.choice((FILE, DIR))).rpartition("/")
             prefix = f"{folder}/" if folder and r.random() < 0.7 else ""
-            if r.random() < 0.25:
+            if r.random() < 0.25 and (prefix or opaque_root):
                 items.append(Item(f"{prefix}.wh..wh..opq"))
                 counts["opaque"] += 1
                 counts["opaque root"] += not prefix
@@ -299,7 +327,7 @@ class Maker:
         # Links need what is there after the whiteouts: tried on a copy.
         trial = replay([*self.layers, hidden])
         self._now = trial
-        for _ in range(r.randrange(1, 14)):
+        for _ in range(r.randrange(1, self._most)):
             made = self._item()
             if made is None:
                 continue

@@ -23,7 +23,8 @@ FEATURES = (
     "whiteout", "whiteout at the end", "opaque", "opaque root", "link in a layer",
     "link across layers", "file to directory", "directory to file", "directory again", "duplicate",
     "implicit directory", "through a symlink", "symlink", "device", "fifo", "sparse", "pyc",
-    "empty file", "set-id", "fraction of a second", "xattr", "xattr of bsdtar", "gzip",
+    "empty file", "set-id", "fraction of a second", "odd name", "type change", "xattr",
+    "xattr of bsdtar", "gzip",
 )  # fmt: skip
 
 
