@@ -10,7 +10,7 @@ import contextlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ..digest import parse, to_key
 from ..errors import CorruptError, InvalidInputError, LayerstoreError, LimitError, NotFoundError
@@ -20,12 +20,15 @@ from ..storage.operation import Fenced, Staged, read_ref, visible
 from ..storage.operation import Operation as StorageOperation
 from ..storage.rows import BlobRow, serial_key, to_number
 from ..storage.storage import Storage
-from ..values import BlobInfo, Edge, Ref
+from ..values import BlobInfo, Edge, ProgressCallback, Ref
 from .assemble import BlobFile
 from .compress import gzipped, is_our_gzip, zstd_compressed, zstd_maker
 from .inflate import DEFAULT_LIMIT
 from .ingest import Reader, UnprovenError, Wanted, compare, ingest, is_layer, look_inside
 from .landing import Landing
+
+if TYPE_CHECKING:
+    from .optimize import Outcome
 
 RETRIES = 5
 
@@ -49,6 +52,22 @@ class Content:
         """A blob as a binary file. Raises NotFoundError, also when `may_read` says no in the snapshot
         that finds it."""
         return BlobFile(self.storage, digest, may_read=may_read)
+
+    def optimize(
+        self,
+        blobs: Sequence[BlobInfo],
+        *,
+        inflate_limit: int,
+        diff_ids: Mapping[str, str],
+        progress: ProgressCallback | None,
+    ) -> list[Outcome]:
+        """Optimizes blobs that came compressed; `layers/optimize.py` says how."""
+        from .optimize import optimize  # who never optimizes does not load it
+
+        outcomes, _ = optimize(
+            self, blobs, inflate_limit=inflate_limit, diff_ids=diff_ids, progress=progress
+        )
+        return outcomes
 
     def raw_blobs(self, roots: Iterable[str] | None = None) -> list[BlobInfo]:
         """The blobs that are kept as they came, or still are beside another form, the largest first; of

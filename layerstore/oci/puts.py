@@ -75,17 +75,11 @@ class Puts:
         could not go on for, if it could not: the images are there all the same."""
         if self._defer or not self._raw:
             return None
-        from ..layers.optimize import optimize
-
         diff_ids = {digest: diff_id for digest, (_, diff_id) in self._raw.items() if diff_id}
         blobs = sorted((info for info, _ in self._raw.values()), key=lambda info: -info.bytes)
         try:
-            outcomes, _ = optimize(
-                content,
-                blobs,
-                inflate_limit=self._limit,
-                diff_ids=diff_ids,
-                progress=progress,
+            outcomes = content.optimize(
+                blobs, inflate_limit=self._limit, diff_ids=diff_ids, progress=progress
             )
         except (BusyError, StoreFullError) as e:
             return f"not optimized, run `layerstore optimize` later: {e.message}"

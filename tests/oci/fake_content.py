@@ -49,6 +49,10 @@ class FakeContent:
         self.before_read: Callable[[str | None], None] = lambda digest: None
         self.fail_on: str | None = None
 
+    def optimize(self, blobs: Sequence[BlobInfo], **options: Any) -> list[Any]:
+        """In memory nothing is kept in another form."""
+        return []
+
     @contextmanager
     def operation(self) -> Iterator[Any]:
         yield FakeOperation(self)
