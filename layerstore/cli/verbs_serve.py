@@ -13,6 +13,7 @@ def serve(context: Context) -> None:
     def ready(url: str) -> None:
         if output.json:
             output.document({"url": url})
+            output.flush()  # who waits for it has to see it now
         else:
             output.note(f"serving {context.path} at {url}")
 
