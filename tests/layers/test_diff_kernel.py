@@ -151,6 +151,7 @@ def test_a_random_upper_directory(place: Path, kind: str) -> None:
         max_examples=max(1, SEQUENCES // AT_ONCE),
         deadline=None,
         database=None,
+        derandomize="LAYERSTORE_SWEEP" not in os.environ,
         suppress_health_check=list(HealthCheck),
     )
     @given(plan=plans(AT_ONCE), second=st.booleans())

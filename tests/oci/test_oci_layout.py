@@ -170,7 +170,8 @@ def test_leftovers_of_a_killed_export_are_swept(store: Store, tmp_path: Path) ->
 
 def test_damage_in_the_store_is_never_given_out(store: Store, tmp_path: Path) -> None:
     image = make.image(make.tar({"a": os.urandom(900_000)}))
-    store.import_image(f"oci:{make.layout(tmp_path / 'in', (image, {}))}", "app:1")
+    where = f"oci:{make.layout(tmp_path / 'in', (image, {}))}"
+    store.import_image(where, "app:1", defer=True)
     (raw,) = [p for p in (tmp_path / "the-store/raw").rglob("*") if p.is_file()]
     os.chmod(raw, 0o600)
     with open(raw, "r+b") as f:

@@ -64,7 +64,7 @@ def test_a_compressed_layer_heals(tmp_path: Path, which: str) -> None:
     image = make.image(LAYER)
     where = sources(tmp_path, image, image)
     with layerstore.open(tmp_path / "s") as store:
-        store.import_image(where["layout"], "app:1")
+        store.import_image(where["layout"], "app:1", defer=True)
         damage(tmp_path / "s", "raw")
         assert store.check(full=True, repair_from=where[which]).ok
         store.export_image("app:1", f"oci:{tmp_path}/out")
@@ -75,7 +75,7 @@ def test_a_source_that_lacks_or_damages_it_does_not_heal(tmp_path: Path) -> None
     image = make.image(LAYER)
     layout = make.layout(tmp_path / "in", (image, {}))
     with layerstore.open(tmp_path / "s") as store:
-        store.import_image(f"oci:{layout}", "app:1")
+        store.import_image(f"oci:{layout}", "app:1", defer=True)
         damage(tmp_path / "s", "raw")
         damage(layout, "blobs")
         other = make.layout(tmp_path / "else", (make.image(salt="else"), {}))
