@@ -6,6 +6,8 @@
 #ifndef LS_DEFLATE_IMPL_H
 #define LS_DEFLATE_IMPL_H
 
+#include <string.h>
+
 #include "layerstore.h"
 
 #define MIN_MATCH 3
@@ -65,6 +67,27 @@ static inline void ls_bits_align(ls_bits *b) {
     ls_bits_flush(b);
 }
 
+/* How many bytes are equal, up to `most`. */
+static inline uint32_t ls_common(const uint8_t *a, const uint8_t *b, uint32_t most) {
+    uint32_t n = 0;
+    while (n + 8 <= most) {
+        uint64_t x, y;
+        memcpy(&x, a + n, 8);
+        memcpy(&y, b + n, 8);
+        if (x != y) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+            return n + (uint32_t)__builtin_clzll(x ^ y) / 8;
+#else
+            return n + (uint32_t)__builtin_ctzll(x ^ y) / 8;
+#endif
+        }
+        n += 8;
+    }
+    while (n < most && a[n] == b[n])
+        n++;
+    return n;
+}
+
 /* Symbol of a length (3 to 258) and of a distance (1 to 32768), and their extra bits. */
 extern const uint8_t ls_length_symbol[MAX_MATCH + 1]; /* symbol - 257 */
 extern const uint16_t ls_length_base[29];
@@ -89,6 +112,8 @@ void ls_fixed_codes(ls_code *litlen, ls_code *dist);
 /* Optimal lengths of at most `limit` bits for symbols with these counts, and their canonical codes.
  * A symbol with count 0 gets none; a single one gets a length of 1. */
 void ls_code_make(const uint32_t *counts, uint32_t n, uint32_t limit, ls_code *code);
+/* Sorts counts with their symbols below them (both in one number): by count, then by symbol. */
+void ls_code_sort(uint64_t *keys, uint32_t n);
 /* The codes for lengths that are there already. */
 void ls_code_assign(ls_code *code, uint32_t n);
 

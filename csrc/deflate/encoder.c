@@ -85,27 +85,6 @@ static uint32_t hash3(uint32_t v) {
     return (v << 8) * MULTIPLIER >> (32 - NEAR_BITS);
 }
 
-/* How many bytes are equal, up to `most`. */
-static uint32_t common(const uint8_t *a, const uint8_t *b, uint32_t most) {
-    uint32_t n = 0;
-    while (n + 8 <= most) {
-        uint64_t x, y;
-        memcpy(&x, a + n, 8);
-        memcpy(&y, b + n, 8);
-        if (x != y) {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-            return n + (uint32_t)__builtin_clzll(x ^ y) / 8;
-#else
-            return n + (uint32_t)__builtin_ctzll(x ^ y) / 8;
-#endif
-        }
-        n += 8;
-    }
-    while (n < most && a[n] == b[n])
-        n++;
-    return n;
-}
-
 /* ---- finding matches ------------------------------------------------------------------------- */
 
 /* Puts positions up to `end` into the tables. */
@@ -168,7 +147,7 @@ static match find(piece *p, int32_t at, uint32_t least, uint32_t chain) {
         const uint8_t *there = p->data + c;
         if (load32(there + length - 3) != tail || load32(there) != v)
             continue;
-        uint32_t n = 4 + common(here + 4, there + 4, most - 4);
+        uint32_t n = 4 + ls_common(here + 4, there + 4, most - 4);
         if (n > length) {
             length = n;
             best.length = n;

@@ -49,27 +49,6 @@ INLINE uint32_t ls_load32(const uint8_t *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-/* How many bytes are equal, up to `most`. */
-INLINE uint32_t ls_common(const uint8_t *a, const uint8_t *b, uint32_t most) {
-    uint32_t n = 0;
-    while (n + 8 <= most) {
-        uint64_t x, y;
-        memcpy(&x, a + n, 8);
-        memcpy(&y, b + n, 8);
-        if (x != y) {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-            return n + (uint32_t)__builtin_clzll(x ^ y) / 8;
-#else
-            return n + (uint32_t)__builtin_ctzll(x ^ y) / 8;
-#endif
-        }
-        n += 8;
-    }
-    while (n < most && a[n] == b[n])
-        n++;
-    return n;
-}
-
 /* Whether it is plain, after a few looks, that no match beyond some distance is longer than `length`: its
  * last 4 bytes would be in their own chain, which most often is short where a match ends. It takes
  * chains of 4 bytes that have every position. What a search gives is the same with and without it;

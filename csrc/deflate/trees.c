@@ -13,8 +13,7 @@
 
 #define MAX_ITEMS (2 * LITLEN_SYMBOLS)
 
-/* By count, then by symbol: both in one number. */
-static void sort(uint64_t *keys, uint32_t n) {
+void ls_code_sort(uint64_t *keys, uint32_t n) {
     static const uint32_t gaps[] = {132, 57, 23, 10, 4, 1};
     for (size_t g = 0; g < sizeof gaps / sizeof *gaps; g++) {
         uint32_t gap = gaps[g];
@@ -95,7 +94,7 @@ void ls_code_make(const uint32_t *counts, uint32_t n, uint32_t limit, ls_code *c
     if (used == 1) {
         code->lengths[keys[0] & 0xffff] = 1;
     } else if (used > 1) {
-        sort(keys, used);
+        ls_code_sort(keys, used);
         package_merge(keys, used, limit, lengths);
         for (uint32_t i = 0; i < used; i++)
             code->lengths[keys[i] & 0xffff] = lengths[i];

@@ -12,21 +12,6 @@
 
 #define MAX_ITEMS (2 * LITLEN_SYMBOLS)
 
-/* By count, then by symbol: both in one number. */
-static void sort(uint64_t *keys, uint32_t n) {
-    static const uint32_t gaps[] = {132, 57, 23, 10, 4, 1};
-    for (size_t g = 0; g < sizeof gaps / sizeof *gaps; g++) {
-        uint32_t gap = gaps[g];
-        for (uint32_t i = gap; i < n; i++) {
-            uint64_t key = keys[i];
-            uint32_t j = i;
-            for (; j >= gap && keys[j - gap] > key; j -= gap)
-                keys[j] = keys[j - gap];
-            keys[j] = key;
-        }
-    }
-}
-
 /* Lengths of n >= 3 sorted symbols. */
 static void package_merge(const uint64_t *keys, uint32_t n, uint32_t limit, uint8_t *lengths) {
     uint8_t is_symbol[MAX_BITS][MAX_ITEMS];
@@ -107,7 +92,7 @@ static void make(const uint32_t *counts, uint32_t n, uint32_t limit, int unlimit
         if (counts[i])
             keys[used++] = (uint64_t)counts[i] << 16 | i;
     if (used > 2) {
-        sort(keys, used);
+        ls_code_sort(keys, used);
         if (!unlimited || !huffman(keys, used, limit, lengths))
             package_merge(keys, used, limit, lengths);
     } else {

@@ -137,38 +137,10 @@ void ls_zlib_trees(const ls_token *tokens, size_t n, ls_code *litlen, ls_code *d
     *hdist = ls_zlib_code(counts.dist, DIST_SYMBOLS, MAX_BITS, dist);
 }
 
-static uint32_t runs_of(const uint8_t *lengths, uint32_t n, uint8_t *symbols, uint8_t *extra) {
-    uint32_t out = 0;
-    for (uint32_t i = 0; i < n;) {
-        uint8_t length = lengths[i];
-        uint32_t run = 1;
-        while (i + run < n && lengths[i + run] == length)
-            run++;
-        i += run;
-        if (length) {
-            symbols[out] = length;
-            extra[out++] = 0;
-            run--;
-        }
-        while (run >= 3) {
-            uint32_t most = length ? 6 : 138, take = run < most ? run : most;
-            uint8_t symbol = length ? 16 : take >= 11 ? 18 : 17;
-            symbols[out] = symbol;
-            extra[out++] = (uint8_t)(take - (symbol == 18 ? 11 : 3));
-            run -= take;
-        }
-        for (; run; run--) {
-            symbols[out] = length;
-            extra[out++] = 0;
-        }
-    }
-    return out;
-}
-
 uint32_t ls_zlib_runs(const uint8_t *lengths, uint32_t hlit, uint32_t hdist, uint8_t *symbols,
                       uint8_t *extra) {
-    uint32_t n = runs_of(lengths, hlit, symbols, extra);
-    return n + runs_of(lengths + hlit, hdist, symbols + n, extra + n);
+    uint32_t n = ls_run_lengths(lengths, hlit, symbols, extra);
+    return n + ls_run_lengths(lengths + hlit, hdist, symbols + n, extra + n);
 }
 
 void ls_zlib_codelen(const uint32_t *counts, ls_code *codelen) {

@@ -28,7 +28,7 @@ from .. import (
     UnsupportedError,
 )
 from . import blobs, listings, manifests, routes, uploads
-from .http import Disconnected, Failure, Receive, Request, Response, Scope, Send, document, empty
+from .http import Disconnected, Failure, Receive, Request, Response, Scope, Send, document
 from .routes import Route
 
 T = TypeVar("T")
@@ -185,7 +185,3 @@ def failure(error: LayerstoreError, route: Route) -> Failure:
     if isinstance(error, CorruptError):
         return Failure(500, "UNKNOWN", "what is stored under this digest is damaged")
     raise error
-
-
-def no_content(status: int = 202) -> Response:
-    return empty(status)
