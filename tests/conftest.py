@@ -15,10 +15,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from layerstore.layers.content import Content
 from layerstore.storage.storage import Storage, open_storage
+
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 NEEDS = {
     "skopeo": "skopeo",
