@@ -1,0 +1,197 @@
+"""Section on making gzip blobs again: each model beside the encoder it stands for, one thread each.
+
+The content is stretches out of the whole corpus. The encoder at work makes a blob of it, from memory;
+ours makes the same blob from the same content and a recipe: tokens, codes, bits, and the sha256 that is
+held against the encoder's. Seconds are of CPU time, both in turn, the fastest of some runs each. Go's and
+klauspost's encoders are built by the toolchain and the modules that they come with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.report import Figure
+from benchmarks.setting import Setting
+from layerstore.core import recipe as recipes
+from layerstore.layers.optimize import FEED, FIRST_SPAN, SPAN
+
+STRETCH = 4 << 20
+STRETCHES = 8
+ROUNDS = 5
+GO = "1.26.8"
+"""The last one whose encoder is its own; levels 1 and 6 have not changed since 1.8 or so."""
+GO_KLAUSPOST = "1.27.1"
+KLAUSPOST = "1.18.6"
+PGZIP = "1.2.6"
+HERE = Path(__file__).parent
+
+Peer = Callable[[Path, Path], float]
+"""Encodes one file into another; the seconds of CPU time that encoding took."""
+
+
+def sample(s: Setting) -> bytes:
+    """Stretches from all over the layers, evenly by their bytes."""
+    layers = s.plain.layers()
+    step = sum(layer.size for layer in layers) // STRETCHES
+    out = bytearray()
+    passed = 0
+    for layer in layers:
+        with s.plain.blob(layer.digest).open("rb") as f:
+            # A stretch begins at each multiple of `step` of all their bytes.
+            for at in range(-passed % step, layer.size, step):
+                f.seek(at)
+                out += f.read(min(STRETCH, step))
+        passed += layer.size
+    return bytes(out)
+
+
+def recipe_of(blob: bytes) -> recipes.Recipe:
+    """What `optimize` would record. Raises when no model fits, or corrections outgrow it."""
+    decoder = recipes.Decoder(FIRST_SPAN)
+    spans: list[recipes.Span] = []
+    recipe: recipes.Recipe | None = None
+    for at in range(0, len(blob), FEED):
+        spans += decoder.feed(blob[at : at + FEED])
+        if recipe is None and spans:
+            decoder.span = SPAN
+        if recipe is None and len(spans) > 1:
+            best = recipes.choose(spans[0], spans[1], len(blob) // 50)
+            if best is None:
+                raise RuntimeError("no model fits")
+            recipe = recipes.Recipe(best[0])
+            decoder.span = max(SPAN, best[0].span)
+    spans += decoder.finish()
+    assert recipe is not None
+    for span, following in zip(spans, [*spans[1:], None], strict=True):
+        corrections = recipes.analyse(span, following, recipe.model, len(blob) // 50)
+        if corrections is None:
+            raise RuntimeError(f"{recipe.model.name} does not fit")
+        recipe.add(span, corrections)
+    return recipe
+
+
+def make(recipe: recipes.Recipe, content: memoryview) -> str:
+    """The blob's sha256, made on one thread."""
+    digest = hashlib.sha256()
+    for number in range(len(recipe)):
+        e = recipe.extent(number)
+        start, end = e.content_start, e.content_end
+        digest.update(
+            recipes.make_span(
+                recipe,
+                number,
+                content[start - e.before : start],
+                content[start:end],
+                content[end : end + e.ahead],
+            )
+        )
+    return digest.hexdigest()
+
+
+def go_peer(version: str, level: int, work: Path) -> Peer:
+    program = _build("std", work / f"go-{version}", {"GOTOOLCHAIN": f"go{version}"}, "")
+    return lambda source, to: float(_run(program, source, str(level), to))
+
+
+def pgzip_peer(level: int, work: Path) -> Peer:
+    module = "github.com/klauspost/compress"
+    needs = (
+        f"require github.com/klauspost/pgzip v{PGZIP}\nrequire {module} v{KLAUSPOST}\n"
+        f"replace {module} => {module} v{KLAUSPOST}\n"
+    )
+    program = _build("pgzip", work / "pgzip", {}, needs)
+    return lambda source, to: float(_run(program, source, str(level), to))
+
+
+def _build(name: str, to: Path, env: dict[str, str], needs: str) -> Path:
+    if not to.exists():
+        with tempfile.TemporaryDirectory() as work:
+            shutil.copytree(HERE / "go" / name, work, dirs_exist_ok=True)
+            (Path(work) / "go.mod").write_text(f"module encoder\n\ngo 1.19\n\n{needs}")
+            subprocess.run(
+                ["go", "build", "-mod=mod", "-o", str(to), "."],
+                cwd=work,
+                check=True,
+                env=os.environ | {"CGO_ENABLED": "0"} | env,
+            )
+    return to
+
+
+def _run(*words: str | Path) -> str:
+    return subprocess.run(
+        list(map(str, words)), stdout=subprocess.PIPE, check=True, text=True
+    ).stdout
+
+
+def zlib_peer(level: int) -> Peer:
+    def run(source: Path, to: Path) -> float:
+        content = source.read_bytes()
+        start = time.process_time()
+        machine = zlib.compressobj(level, zlib.DEFLATED, 31)
+        out = machine.compress(content) + machine.flush()
+        seconds = time.process_time() - start
+        to.write_bytes(out)
+        return seconds
+
+    return run
+
+
+def regenerate(s: Setting) -> list[Figure]:
+    """Rate of making a blob again, of the rate of its encoder; MB/s of content in detail."""
+    content = sample(s)
+    with tempfile.TemporaryDirectory(dir=s.work) as directory:
+        work = Path(directory)
+        source = work / "content"
+        source.write_bytes(content)
+        peers: list[tuple[str, Peer, float]] = [("zlib 6", zlib_peer(6), 1.6)]
+        if shutil.which("go"):
+            peers = [
+                ("Go 6", go_peer(GO, 6, work), 1.7),
+                ("Go 1", go_peer(GO, 1, work), 2.0),
+                ("Go 1.27 6", go_peer(GO_KLAUSPOST, 6, work), 1.3),
+                ("pgzip", pgzip_peer(-1, work), 1.3),
+                *peers,
+            ]
+        return [_figure(name, peer, bound, source, content, s) for name, peer, bound in peers]
+
+
+def _figure(
+    name: str, peer: Peer, bound: float, source: Path, content: bytes, s: Setting
+) -> Figure:
+    to = source.with_name("blob")
+    view = memoryview(content)
+    recipe: recipes.Recipe | None = None
+    theirs, ours = [], []
+    for _ in range(ROUNDS):
+        theirs.append(peer(source, to))
+        if recipe is None:
+            blob = to.read_bytes()
+            recipe, want = recipe_of(blob), hashlib.sha256(blob).hexdigest()
+        start = time.process_time()
+        got = make(recipe, view)
+        ours.append(time.process_time() - start)
+        if got != want:
+            raise RuntimeError(f"{name}: other bytes come out")
+    assert recipe is not None
+    mb = len(content) / 1e6
+    detail = {
+        "model": recipe.model.name,
+        "MB/s": mb / min(ours),
+        "the encoder's": mb / min(theirs),
+        "recipe, bytes": len(recipe.to_bytes()),
+    }
+    return Figure(
+        f"regenerate: {name}, rate of its encoder's",
+        min(theirs) / min(ours),
+        bound=s.bound(bound),
+        at_least=True,
+        detail=detail,
+    )
