@@ -2,7 +2,7 @@
 
 The content is stretches out of the whole corpus. The encoder at work makes a blob of it, from memory;
 ours makes the same blob from the same content and a recipe: tokens, codes, bits, and the sha256 that is
-held against the encoder's. Seconds are of CPU time, both in turn, the fastest of some runs each. Go's and
+held against the encoder's. Seconds are of CPU time, in turn, the fastest of some runs each. Go's and
 klauspost's encoders are built by the toolchain and the modules that they come with.
 """
 
