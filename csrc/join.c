@@ -1,7 +1,8 @@
 /* join.c: header stream, marks and content become the tar again: the inverse of split.c.
  *
  * It runs the scanner over the header stream, which tells where a payload of how many bytes goes.
- * Memory: the caller's struct and scratch; bytes are copied once, from where they lie to `out`.
+ * Memory: the caller's struct and scratch; bytes are copied once, from where they lie to `out`. Without
+ * `out` only the scanner runs: the cost is that of the header stream, however much content there is.
  */
 #include <string.h>
 
@@ -97,7 +98,8 @@ static int ask_marks(ls_join *j, call *c, ls_error *err) {
 }
 
 static void from_head(call *c, size_t n) {
-    memcpy(c->out + c->res->out_len, c->head + c->res->head_used, n);
+    if (c->out)
+        memcpy(c->out + c->res->out_len, c->head + c->res->head_used, n);
     c->res->head_used += n;
     c->res->out_len += n;
 }
@@ -134,7 +136,8 @@ static int payload(ls_join *j, call *c, ls_error *err) {
         return STOP;
     const ls_slice *slice = &c->slices[c->res->slices_used];
     size_t n = smallest(j->tar.left, slice->size - c->res->slice_offset, room);
-    memcpy(c->out + c->res->out_len, slice->data + c->res->slice_offset, n);
+    if (c->out)
+        memcpy(c->out + c->res->out_len, slice->data + c->res->slice_offset, n);
     c->res->slice_offset += n;
     c->res->out_len += n;
     ls_tar_skip(&j->tar, n);

@@ -226,7 +226,8 @@ size_t ls_join_sizeof(void);
 void ls_join_init(ls_join *j, uint8_t *scratch, size_t scratch_size);
 /* Writes the tar to `out` until it is full or an input is used up. `first_offset`: bytes of
  * slices[0] that were taken before. `*_final`: nothing follows. Content that ends early ends the
- * tar where the original was cut. Returns LS_EINVALID if head, marks and content do not fit. */
+ * tar where the original was cut. `out` may be NULL: `out_size` bytes are stepped over, and slices need
+ * no data. Returns LS_EINVALID if head, marks and content do not fit. */
 int ls_join_run(ls_join *j, const uint8_t *head, size_t head_size, int head_final,
                 const uint8_t *marks, size_t marks_size, int marks_final, const ls_slice *slices,
                 size_t n_slices, size_t first_offset, int slices_final, uint8_t *out,

@@ -211,9 +211,37 @@ class Joiner:
         n = len(slices)
         self._reserve(n)
         struct.pack_into(f"={2 * n}Q", ffi.buffer(self._slices), 0, *flat)
+        target = ffi.from_buffer("uint8_t[]", out, require_writable=True)
+        tail = (n, first_offset, slices_final, target, len(target))
+        return self._run(head, head_final, marks, marks_final, tail)
+
+    def skip(
+        self,
+        head: Buffer,
+        head_final: bool,
+        marks: Buffer,
+        marks_final: bool,
+        content: int,
+        size: int,
+    ) -> JoinResult:
+        """Steps over `size` bytes of the tar, of which nothing is made; `content`: bytes of content
+        from here to its end, one slice in the result. Otherwise as `run`."""
+        self._slices[0].data = ffi.NULL
+        self._slices[0].size = content
+        return self._run(head, head_final, marks, marks_final, (1, 0, True, ffi.NULL, size))
+
+    def _run(
+        self,
+        head: Buffer,
+        head_final: bool,
+        marks: Buffer,
+        marks_final: bool,
+        tail: tuple[int, int, bool, Any, int],
+    ) -> JoinResult:
+        """`tail`: how many slices, bytes taken of the first, whether none follows; target, its size."""
         head_buffer = ffi.from_buffer("uint8_t[]", head)
         marks_buffer = ffi.from_buffer("uint8_t[]", marks)
-        target = ffi.from_buffer("uint8_t[]", out, require_writable=True)
+        n, first_offset, slices_final, target, size = tail
         res = self._res
         code = lib.ls_join_run(
             self._join,
@@ -228,7 +256,7 @@ class Joiner:
             first_offset,
             slices_final,
             target,
-            len(target),
+            size,
             res,
             self._err,
         )

@@ -434,8 +434,8 @@ def _tar_pieces(
     *,
     blank: bool = False,
 ) -> Iterator[memoryview]:
-    """A tar from `offset` on. Content before it stands in as zeros, so that nothing of it is decoded;
-    with `blank` all content does."""
+    """A tar from `offset` on. Content before it is stepped over, so that nothing of it is decoded; with
+    `blank` zeros stand in for all of it."""
     tar = row.tar
     if tar is None:
         raise CorruptError(f"blob {row.digest} has no tar form", digest=row.digest)
@@ -443,12 +443,11 @@ def _tar_pieces(
     heads = _bytes_of(storage, tar.head)
     marks = _bytes_of(storage, tar.marks)
     content = tar.content.size
-    slices = _Slices(
-        _blank(content) if blank or offset >= OUT else _content(storage, tar.content, 0)
-    )
-    skipping = offset >= OUT and not blank
+    slices = _Slices(iter(())) if offset else _content_of(storage, tar.content, 0, blank)
     taken = 0
-    produced = 0
+    passed = 0
+    """Bytes of the tar that were stepped over."""
+    first = True
     # Anonymous maps: page-aligned, so that a writer can hand them to the disk as they are.
     ring = [memoryview(mmap.mmap(-1, OUT)) for _ in range(RING)]
     turn = filled = 0
@@ -465,16 +464,25 @@ def _tar_pieces(
             mark_final = more is None
             if more:
                 mark = memoryview(bytes(mark) + more)
-        if skipping and not filled and produced + OUT > offset:
-            skipping = False
-            slices = _Slices(_content(storage, tar.content, taken))
+        if passed < offset:
+            result = joiner.skip(
+                head, head_final, mark, mark_final, content - taken, offset - passed
+            )
+            head = head[result.head_used :]
+            mark = mark[result.marks_used :]
+            taken = content if result.slices_used else taken + result.slice_offset
+            passed += result.out_len
+            if head_final and mark_final and not result.out_len:
+                return
+            if passed == offset:
+                slices = _content_of(storage, tar.content, taken, blank)
+            continue
         # Less at first: the first byte is waited for.
-        full = OUT if produced else FIRST
+        full = FIRST if first else OUT
         slices.fill(full)
         out = ring[turn]
         if not filled and len(busy) >= RING - 1:
             busy.pop(0).result()
-        before = slices.left
         result = joiner.run(
             head,
             head_final,
@@ -488,15 +496,12 @@ def _tar_pieces(
         head = head[result.head_used :]
         mark = mark[result.marks_used :]
         slices.take(result.slices_used, result.slice_offset)
-        taken += before - slices.left
         filled += result.out_len
         over = head_final and mark_final and slices.ended and not result.out_len
         if filled >= full or (over and filled):
-            skip = max(0, offset - produced)
-            produced += filled
-            if skip < filled:
-                turn = (turn + 1) % RING
-                yield out[skip:filled]
+            first = False
+            turn = (turn + 1) % RING
+            yield out[:filled]
             filled = 0
         elif over:
             if len(head) or len(mark) or slices.ready:
@@ -512,8 +517,10 @@ def headers_only(storage: Storage, row: BlobRow) -> Iterator[memoryview]:
     return _tar_pieces(storage, row, [], blank=True)
 
 
-def _content(storage: Storage, stream: Stream, skip: int) -> Iterator[Slice]:
-    return storage.chunks.slices(storage.chunks.iter_runs(stream), skip)
+def _content_of(storage: Storage, stream: Stream, skip: int, blank: bool) -> _Slices:
+    if blank:
+        return _Slices(_blank(stream.size - skip))
+    return _Slices(storage.chunks.slices(storage.chunks.iter_runs(stream), skip))
 
 
 def _blank(size: int) -> Iterator[Slice]:

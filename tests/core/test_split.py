@@ -112,6 +112,46 @@ def put_together(parts: Parts, sizes: Iterable[int] = (), out_size: int = 1 << 2
             return bytes(done)
 
 
+def put_together_from(parts: Parts, offset: int, cut: int) -> bytes:
+    """What lies behind `offset`; the header stream is given in two parts, cut at `cut`."""
+    joiner = split.Joiner()
+    content = b"".join(bytes(piece) for piece in parts.content)
+    head, marks = memoryview(parts.head), memoryview(parts.marks)
+    taken = passed = head_at = marks_at = 0
+    for end in (min(cut, len(head)), len(head)):
+        while passed < offset:
+            got = joiner.skip(
+                head[head_at:end],
+                end == len(head),
+                marks[marks_at:],
+                True,
+                len(content) - taken,
+                offset - passed,
+            )
+            head_at, marks_at = head_at + got.head_used, marks_at + got.marks_used
+            taken = len(content) if got.slices_used else taken + got.slice_offset
+            passed += got.out_len
+            if not got.out_len:
+                break
+    rest = content[taken:]
+    done, out, at = b"", bytearray(1 << 16), 0
+    while True:
+        some = [(rest[at:], 0, len(rest) - at)]
+        got = joiner.run(head[head_at:], True, marks[marks_at:], True, some, 0, True, out)
+        head_at, marks_at = head_at + got.head_used, marks_at + got.marks_used
+        at = len(rest) if got.slices_used else at + got.slice_offset
+        done += out[: got.out_len]
+        if not got.out_len:
+            return done
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(archives(), st.integers(0), st.integers(0, 3000))
+def test_what_is_stepped_over_changes_nothing_behind_it(data: bytes, at: int, cut: int) -> None:
+    offset = at % (len(data) + 1)
+    assert put_together_from(take_apart(data), offset, cut) == data[offset:]
+
+
 def assert_exact(data: bytes, windows: Iterable[int] = (), out_size: int = 1 << 20) -> Parts:
     parts = take_apart(data)
     assert put_together(parts) == data
