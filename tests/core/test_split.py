@@ -145,7 +145,7 @@ def put_together_from(parts: Parts, offset: int, cut: int) -> bytes:
             return done
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(archives(), st.integers(0), st.integers(0, 3000))
 def test_what_is_stepped_over_changes_nothing_behind_it(data: bytes, at: int, cut: int) -> None:
     offset = at % (len(data) + 1)
