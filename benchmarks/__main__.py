@@ -52,6 +52,8 @@ SECTIONS: dict[str, Callable[[Setting], list[report.Figure]]] = {
     "known": speed.known,
     "gzip": speed.gzip,
     "checkout": checkout.checkout,
+    "checkout-sci-2": checkout.checkout_sci,
+    "checkout-gcc-2": checkout.checkout_gcc,
     "checkout-memory": checkout.checkout_memory,
     "diff": diff.diff,
     "diff-memory": diff.diff_memory,
@@ -71,6 +73,9 @@ QUICK = [
     "gzip",
     "checkout",
 ]
+
+# Of one section, for who wants only that.
+PARTS = ("checkout-sci-2", "checkout-gcc-2")
 
 # The images of benchmarks/make_corpus.sh that the gc section removes: 9 of 18.
 DROP = "base-1,py-1,sci-1,sci-2,gcc-1,jre-1,node-1,nodeapp-1,data-1"
@@ -120,7 +125,8 @@ def main() -> None:
     # Compiled once, as anybody's installation is: a compiler at each start is not what is measured.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     compileall.compile_dir(str(Path(layerstore.__file__).parent), quiet=1)
-    names = args.sections.split(",") if args.sections else QUICK if args.quick else list(SECTIONS)
+    whole = [name for name in SECTIONS if name not in PARTS]
+    names = args.sections.split(",") if args.sections else QUICK if args.quick else whole
     if unknown := set(names) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(sorted(unknown))}")
     args.out.mkdir(parents=True, exist_ok=True)

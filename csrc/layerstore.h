@@ -503,8 +503,9 @@ typedef struct ls_tree_node {
     uint32_t uid;
     uint32_t gid;
     uint32_t parent;
-    uint32_t next; /* in a chain of the table */
-    uint32_t link; /* '1': the node of its file. Others, planned: the name they are made under */
+    uint32_t next;  /* in a chain of the table */
+    uint32_t link;  /* '1': the node of its file. Others, planned: the name they are made under */
+    uint32_t names; /* '1': the next name of its file. Others: the last one that was given */
     uint32_t name_off;  /* in the arena */
     uint32_t extra_off; /* in the arena: u8 tag, u32 length, bytes; see csrc/tree_impl.h */
     uint32_t extra_len;
@@ -522,6 +523,7 @@ typedef struct ls_tree_mem {
     ls_tree_node *nodes;
     uint8_t *arena;
     uint32_t *table; /* `table_size` is a power of two; all LS_TREE_NONE at first */
+    uint32_t *seen;  /* room for `max_nodes` */
     uint64_t max_nodes;
     uint64_t arena_size;
     uint64_t table_size;

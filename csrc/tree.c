@@ -78,8 +78,10 @@ void ls_tree_rehash(ls_tree *t, const ls_tree_mem *mem) {
 
 /* Takes a node out. One that this layer made itself is forgotten; one of the layers below stays to be
  * found by hid_directory. */
-static void take_out(const ls_tree *t, const ls_tree_mem *mem, uint32_t id) {
+static void take_out(ls_tree *t, const ls_tree_mem *mem, uint32_t id) {
     ls_tree_node *node = &mem->nodes[id];
+    if (id < t->first && node->layer != t->layer)
+        ls_tree_saw(t, mem, id);
     node->flags |= LS_TNODE_DEAD;
     node->died = t->layer;
     if (node->born != t->layer)
@@ -104,7 +106,7 @@ void ls_tree_init(ls_tree *t, const ls_tree_mem *mem, uint8_t *scratch, uint64_t
     root->type = '5';
     root->mode = 0755;
     root->flags = LS_TNODE_IMPLICIT | LS_TNODE_LINKED;
-    root->parent = root->next = root->link = NONE;
+    root->parent = root->next = root->link = root->names = NONE;
     root->layer = root->born = 0;
     for (uint64_t i = 0; i < mem->table_size; i++)
         mem->table[i] = NONE;
@@ -204,7 +206,7 @@ static int make_implicit(walk *w, uint32_t parent, const uint8_t *name, size_t l
     node->mode = 0755;
     node->flags = LS_TNODE_IMPLICIT;
     node->parent = parent;
-    node->link = NONE;
+    node->link = node->names = NONE;
     node->layer = node->born = t->layer;
     node->depth = (uint16_t)(mem->nodes[parent].depth + 1);
     node->name_off = node->extra_off = (uint32_t)at;
@@ -297,7 +299,7 @@ static int resolve(walk *w, const uint8_t *path, size_t n) {
 }
 
 /* The root stays the root: overlayfs knows no opaque one, so its names are hidden one by one. */
-static void empty_root(const ls_tree *t, const ls_tree_mem *mem) {
+static void empty_root(ls_tree *t, const ls_tree_mem *mem) {
     ls_tree_node *root = &mem->nodes[t->root];
     if ((root->flags & LS_TNODE_OPAQUE) && root->died == t->layer)
         return;
@@ -400,6 +402,8 @@ static void settle_whole(ls_tree *t, const ls_tree_mem *mem, ls_tree_node *node)
 /* An entry for a directory that is there: its attributes are the new ones. */
 static void merge(ls_tree *t, const ls_tree_mem *mem, uint32_t into, ls_tree_node *from) {
     ls_tree_node *node = &mem->nodes[into];
+    if (into < t->first && node->layer != t->layer)
+        ls_tree_saw(t, mem, into);
     settle(t, mem, from, mem->arena + from->name_off, 0);
     node->header = from->header;
     node->mtime_sec = from->mtime_sec;
@@ -490,7 +494,11 @@ static int place(walk *w, int *waits) {
     }
     node->parent = w->parent;
     node->depth = (uint16_t)(mem->nodes[w->parent].depth + 1);
-    node->link = target;
+    if (node->type == '1') {
+        node->link = target;
+        node->names = mem->nodes[target].names;
+        mem->nodes[target].names = w->node;
+    }
     settle(t, mem, node, w->name, w->len);
     link_in(t, mem, w->node);
     return LS_OK;

@@ -326,7 +326,7 @@ static int make_node(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_er
     node->uid = (uint32_t)e.uid;
     node->gid = (uint32_t)e.gid;
     node->at = (uint64_t)e.devmajor << 32 | e.devminor;
-    node->parent = node->next = node->link = NONE;
+    node->parent = node->next = node->link = node->names = NONE;
     node->mode = (uint16_t)(e.mode & 07777);
     node->layer = node->born = t->layer;
     node->type = type;
@@ -425,6 +425,8 @@ int ls_tree_feed(ls_tree *t, const ls_tree_mem *mem, const uint8_t *data, size_t
         return LS_EINVALID;
     if (!ls_tar_complete(&t->tar) || (t->split && t->content_at > t->content))
         return ls_tar_fail(err, LS_EINVALID, t->tar.pos, "the tar is cut off");
+    ls_tree_unplan(t, mem);
+    t->n_seen = 0;
     t->last = t->n;
     t->cursor = t->first;
     t->step = STEP_WHITEOUTS;

@@ -56,6 +56,9 @@ struct ls_tree {
     uint32_t last;   /* to here */
     uint32_t cursor; /* linking */
     uint32_t deferred;
+    uint32_t n_seen; /* nodes of layers below that the last layer concerns */
+    uint32_t from;   /* planned: nodes from here */
+    uint32_t until;  /* to here, and those seen, are what the plan has to do with */
     uint32_t bad_len;
     uint16_t layer; /* counts from 1: 0 is "never" */
     uint8_t stage;
@@ -65,6 +68,7 @@ struct ls_tree {
     uint8_t asked;
     uint8_t ended; /* a zero block was seen */
     uint8_t upper;
+    uint8_t marked; /* nodes have flags of a plan */
     uint8_t rounds;
 };
 
@@ -105,6 +109,10 @@ uint32_t ls_tree_child(const ls_tree *t, const ls_tree_mem *mem, uint32_t parent
 /* LS_EINVALID about a path. */
 int ls_tree_refuse(ls_tree *t, ls_error *err, uint64_t header, const uint8_t *path, size_t len,
                    const char *why);
+/* The last layer changes a node of the layers below: to be called once for each. */
+void ls_tree_saw(ls_tree *t, const ls_tree_mem *mem, uint32_t id);
+/* Takes back what the last plan left in the nodes. */
+void ls_tree_unplan(ls_tree *t, const ls_tree_mem *mem);
 int ls_tree_more(ls_tree_out *out, uint64_t nodes, uint64_t arena, ls_error *err);
 
 #endif

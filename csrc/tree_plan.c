@@ -7,31 +7,74 @@
 
 #include "tree_impl.h"
 
-#define LISTED LS_TNODE_KNOWN /* after planning: this directory was given out */
+#define LISTED LS_TNODE_KNOWN    /* after planning: this directory was given out */
+#define COPIED LS_TNODE_NOT_MADE /* while planning: a file, all names of which are made */
 
-/* Decides whether a node is in the final tree: it and all directories above it live. */
-static void decide(const ls_tree *t, const ls_tree_mem *mem, uint32_t id) {
-    const uint8_t out = LS_TNODE_DEAD;
+#define PLAN_FLAGS ((uint8_t)(LS_TNODE_KNOWN | LS_TNODE_ALIVE | LS_TNODE_EMIT | LS_TNODE_NOT_MADE))
+
+void ls_tree_saw(ls_tree *t, const ls_tree_mem *mem, uint32_t id) {
+    mem->seen[t->n_seen++] = id;
+}
+
+/* Whether linking has noted it: it is of a layer below, and the last one changed it. */
+static int is_changed(const ls_tree *t, const ls_tree_mem *mem, uint32_t id) {
+    const ls_tree_node *node = &mem->nodes[id];
+    return id < t->first &&
+           (node->layer == t->layer || ((node->flags & LS_TNODE_DEAD) && node->died == t->layer));
+}
+
+void ls_tree_unplan(ls_tree *t, const ls_tree_mem *mem) {
+    if (!t->marked)
+        return;
+    uint32_t kept = 0;
+    for (uint32_t id = t->from; id < t->until; id++)
+        mem->nodes[id].flags &= (uint8_t)~PLAN_FLAGS;
+    for (uint32_t i = 0; i < t->n_seen; i++) {
+        uint32_t id = mem->seen[i];
+        mem->nodes[id].flags &= (uint8_t)~PLAN_FLAGS;
+        if (is_changed(t, mem, id))
+            mem->seen[kept++] = id;
+    }
+    t->n_seen = kept;
+    t->marked = 0;
+}
+
+/* The i-th node that the plan has to do with: the range, then those seen, which may become more. */
+static uint64_t n_concerned(const ls_tree *t) {
+    return (uint64_t)(t->until - t->from) + (t->upper ? t->n_seen : 0);
+}
+
+static uint32_t concerned(const ls_tree *t, const ls_tree_mem *mem, uint64_t i) {
+    uint32_t n = t->until - t->from;
+    return i < n ? t->from + (uint32_t)i : mem->seen[i - n];
+}
+
+static void know(ls_tree *t, const ls_tree_mem *mem, uint32_t id, uint8_t flags) {
+    if (id < t->from && !(mem->nodes[id].flags & LS_TNODE_KNOWN) && !is_changed(t, mem, id))
+        ls_tree_saw(t, mem, id);
+    mem->nodes[id].flags |= (uint8_t)(LS_TNODE_KNOWN | flags);
+}
+
+/* Whether a node is in the final tree: it and all directories above it live. */
+static int is_alive(ls_tree *t, const ls_tree_mem *mem, uint32_t id) {
     uint32_t at = id;
-    int alive = 1;
-    while (at != t->root && !(mem->nodes[at].flags & LS_TNODE_KNOWN)) {
+    uint8_t alive = LS_TNODE_ALIVE;
+    while (!(mem->nodes[at].flags & LS_TNODE_KNOWN)) {
         const ls_tree_node *node = &mem->nodes[at];
-        if ((node->flags & out) || !(node->flags & LS_TNODE_LINKED) || node->parent == NONE) {
-            alive = 0;
+        if ((node->flags & LS_TNODE_DEAD) || !(node->flags & LS_TNODE_LINKED) ||
+            node->parent == NONE) {
+            know(t, mem, at, 0);
             break;
         }
         at = node->parent;
     }
-    uint32_t stop = at;
-    if (alive && at != t->root)
-        alive = (mem->nodes[at].flags & LS_TNODE_ALIVE) != 0;
-    for (at = id; at != stop; at = mem->nodes[at].parent)
-        mem->nodes[at].flags |= (uint8_t)(LS_TNODE_KNOWN | (alive ? LS_TNODE_ALIVE : 0));
-    if (!alive)
-        mem->nodes[stop].flags |= LS_TNODE_KNOWN;
+    alive &= mem->nodes[at].flags;
+    for (uint32_t on = id; on != at; on = mem->nodes[on].parent)
+        know(t, mem, on, alive);
+    return alive != 0;
 }
 
-/* A node and the directories above it. */
+/* A node that lives, and the directories above it. */
 static void emit(const ls_tree_mem *mem, uint32_t id) {
     while (id != NONE && !(mem->nodes[id].flags & LS_TNODE_EMIT)) {
         mem->nodes[id].flags |= LS_TNODE_EMIT;
@@ -54,36 +97,72 @@ static int leaves_whiteout(const ls_tree *t, const ls_tree_mem *mem, const ls_tr
     return ls_tree_child(t, mem, node->parent, mem->arena + node->name_off, node->name_len) == NONE;
 }
 
-static void plan_upper(const ls_tree *t, const ls_tree_mem *mem) {
-    for (uint32_t id = 0; id < t->n; id++) {
+/* Files, links, devices: what may have several names. */
+static int has_names(const ls_tree_node *node) {
+    return node->type != '1' && node->type != '5' && node->type != 'w' && node->type != '?';
+}
+
+/* The name that a file is made under: its own, or the first of those that live. */
+static void choose_name(ls_tree *t, const ls_tree_mem *mem, uint32_t file) {
+    ls_tree_node *node = &mem->nodes[file];
+    node->link = is_alive(t, mem, file) ? file : NONE;
+    if (node->link != NONE)
+        return;
+    for (uint32_t name = node->names; name != NONE; name = mem->nodes[name].names)
+        if (is_alive(t, mem, name) && name < node->link)
+            node->link = name;
+}
+
+static void plan_all(ls_tree *t, const ls_tree_mem *mem) {
+    for (uint32_t id = t->from; id < t->until; id++)
+        if (is_alive(t, mem, id))
+            mem->nodes[id].flags |= LS_TNODE_EMIT;
+    for (uint32_t id = t->from; id < t->until; id++)
+        if (has_names(&mem->nodes[id]))
+            choose_name(t, mem, id);
+}
+
+static void emit_names(ls_tree *t, const ls_tree_mem *mem, uint32_t file) {
+    choose_name(t, mem, file);
+    if (is_alive(t, mem, file))
+        emit(mem, file);
+    for (uint32_t id = mem->nodes[file].names; id != NONE; id = mem->nodes[id].names)
+        if (is_alive(t, mem, id))
+            emit(mem, id);
+}
+
+/* What the last layer adds: costs what it has, not what there is below. */
+static void plan_upper(ls_tree *t, const ls_tree_mem *mem) {
+    for (uint64_t i = 0; i < n_concerned(t); i++) {
+        uint32_t id = concerned(t, mem, i);
         ls_tree_node *node = &mem->nodes[id];
-        if (node->flags & LS_TNODE_ALIVE) {
-            if (node->layer == t->layer || (node->type == '5' && opaque_now(t, node)))
+        if (has_names(node))
+            node->link = NONE;
+        if (is_alive(t, mem, id)) {
+            if (node->type == '5' && (node->layer == t->layer || opaque_now(t, node)))
                 emit(mem, id);
-            if (node->type == '1' && node->layer == t->layer)
-                mem->nodes[node->link].flags |= LS_TNODE_EMIT;
-        } else if (leaves_whiteout(t, mem, node)) {
+            uint32_t file = node->type == '1' ? node->link : id;
+            if (node->layer == t->layer && has_names(&mem->nodes[file])) {
+                is_alive(t, mem, file); /* it is one of those seen now */
+                mem->nodes[file].flags |= COPIED;
+            }
+        } else if (node->parent != NONE && is_alive(t, mem, node->parent) &&
+                   leaves_whiteout(t, mem, node)) {
             emit(mem, id);
         }
     }
-    /* All names of what was copied up. */
-    for (uint32_t id = 0; id < t->n; id++) {
-        ls_tree_node *node = &mem->nodes[id];
-        if (!(node->flags & LS_TNODE_ALIVE))
-            continue;
-        uint32_t file = node->type == '1' ? node->link : id;
-        if (node->type != '5' && (mem->nodes[file].flags & LS_TNODE_EMIT)) {
-            node->flags &= (uint8_t)~LS_TNODE_EMIT;
-            emit(mem, id);
+    for (uint64_t i = 0; i < n_concerned(t); i++) {
+        uint32_t id = concerned(t, mem, i);
+        if (mem->nodes[id].flags & COPIED) {
+            mem->nodes[id].flags &= (uint8_t)~COPIED;
+            emit_names(t, mem, id);
         }
     }
-    mem->nodes[t->root].flags |= LS_TNODE_EMIT;
 }
 
 /* Whether a node is a file (or link, device, fifo) that is made, under the name `link`. */
 static int is_made(const ls_tree_mem *mem, const ls_tree_node *node) {
-    return node->type != '1' && node->type != '5' && node->type != 'w' && node->type != '?' &&
-           node->link != NONE && (mem->nodes[node->link].flags & LS_TNODE_EMIT);
+    return has_names(node) && node->link != NONE && (mem->nodes[node->link].flags & LS_TNODE_EMIT);
 }
 
 static int is_other_name(const ls_tree_mem *mem, uint32_t id) {
@@ -92,37 +171,48 @@ static int is_other_name(const ls_tree_mem *mem, uint32_t id) {
            mem->nodes[node->link].link != id;
 }
 
+static void sift(uint32_t *a, size_t at, size_t n) {
+    uint32_t value = a[at];
+    for (size_t child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && a[child + 1] > a[child])
+            child++;
+        if (a[child] <= value)
+            break;
+        a[at] = a[child];
+    }
+    a[at] = value;
+}
+
+/* Ascending, in place: heapsort. */
+static void sort(uint32_t *a, size_t n) {
+    for (size_t i = n / 2; i > 0; i--)
+        sift(a, i - 1, n);
+    for (size_t end = n; end > 1; end--) {
+        uint32_t top = a[0];
+        a[0] = a[end - 1];
+        a[end - 1] = top;
+        sift(a, 0, end - 1);
+    }
+}
+
 int ls_tree_finish(ls_tree *t, const ls_tree_mem *mem, int upper, ls_tree_plan *plan) {
     memset(plan, 0, sizeof *plan);
     if (t->stage != TREE_IDLE && t->stage != TREE_PLANNED)
         return LS_ESTATE;
+    ls_tree_unplan(t, mem);
     t->stage = TREE_PLANNED;
     t->upper = upper != 0;
-    for (uint32_t id = 0; id < t->n; id++)
-        mem->nodes[id].flags &=
-            (uint8_t)~(LS_TNODE_KNOWN | LS_TNODE_ALIVE | LS_TNODE_EMIT | LS_TNODE_NOT_MADE);
-    mem->nodes[t->root].flags |= LS_TNODE_KNOWN | LS_TNODE_ALIVE;
-    for (uint32_t id = 0; id < t->n; id++) {
-        ls_tree_node *node = &mem->nodes[id];
-        if (!(node->flags & LS_TNODE_KNOWN))
-            decide(t, mem, id);
-        if (node->type != '1')
-            node->link = node->flags & LS_TNODE_ALIVE ? id : NONE;
-    }
-    for (uint32_t id = 0; id < t->n; id++) {
-        ls_tree_node *node = &mem->nodes[id];
-        if (node->type == '1' && (node->flags & LS_TNODE_ALIVE) &&
-            mem->nodes[node->link].link == NONE)
-            mem->nodes[node->link].link = id;
-    }
+    t->marked = 1;
+    t->from = upper ? t->first : 0;
+    t->until = t->n;
+    know(t, mem, t->root, LS_TNODE_ALIVE);
+    mem->nodes[t->root].flags |= LS_TNODE_EMIT;
     if (upper)
         plan_upper(t, mem);
     else
-        for (uint32_t id = 0; id < t->n; id++)
-            if (mem->nodes[id].flags & LS_TNODE_ALIVE)
-                mem->nodes[id].flags |= LS_TNODE_EMIT;
-    for (uint32_t id = 0; id < t->n; id++) {
-        ls_tree_node *node = &mem->nodes[id];
+        plan_all(t, mem);
+    for (uint64_t i = 0; i < n_concerned(t); i++) {
+        ls_tree_node *node = &mem->nodes[concerned(t, mem, i)];
         node->flags &= (uint8_t)~LISTED;
         if ((node->flags & LS_TNODE_ALIVE) && (node->flags & LS_TNODE_EMIT))
             plan->entries++;
@@ -133,6 +223,8 @@ int ls_tree_finish(ls_tree *t, const ls_tree_mem *mem, int upper, ls_tree_plan *
             plan->stored += ls_tree_stored(mem, node);
         }
     }
+    if (upper)
+        sort(mem->seen, t->n_seen);
     return LS_OK;
 }
 
@@ -158,7 +250,10 @@ size_t ls_tree_path(const ls_tree *t, const ls_tree_mem *mem, uint32_t id, uint8
 
 static int is_listed(const ls_tree *t, const ls_tree_mem *mem, int kind, uint32_t id) {
     const ls_tree_node *node = &mem->nodes[id];
+    const uint8_t want = LS_TNODE_ALIVE | LS_TNODE_EMIT;
     switch (kind) {
+    case LS_LIST_DIRS:
+        return node->type == '5' && (node->flags & want) == want;
     case LS_LIST_FILES:
         return node->type == '0' && is_made(mem, node);
     case LS_LIST_OTHERS:
@@ -172,6 +267,12 @@ static int is_listed(const ls_tree *t, const ls_tree_mem *mem, int kind, uint32_
     }
 }
 
+/* The i-th node that the lists may have, ascending. */
+static uint32_t listed(const ls_tree *t, const ls_tree_mem *mem, uint64_t i) {
+    uint32_t n = t->upper ? t->n_seen : 0;
+    return i < n ? mem->seen[i] : t->from + (uint32_t)(i - n);
+}
+
 /* Directories: those above one that come before it go out first. */
 static size_t list_dirs(const ls_tree *t, const ls_tree_mem *mem, uint64_t *cursor, uint32_t *out,
                         size_t max) {
@@ -181,11 +282,10 @@ static size_t list_dirs(const ls_tree *t, const ls_tree_mem *mem, uint64_t *curs
         mem->nodes[t->root].flags |= LISTED;
         out[n++] = t->root;
     }
-    for (; *cursor < t->n; *cursor += 1) {
-        uint32_t id = (uint32_t)*cursor;
+    for (; *cursor < n_concerned(t); *cursor += 1) {
+        uint32_t id = listed(t, mem, *cursor);
         size_t depth = 0;
-        const uint8_t want = LS_TNODE_ALIVE | LS_TNODE_EMIT;
-        if (mem->nodes[id].type != '5' || (mem->nodes[id].flags & want) != want)
+        if (!is_listed(t, mem, LS_LIST_DIRS, id))
             continue;
         for (uint32_t at = id; !(mem->nodes[at].flags & LISTED); at = mem->nodes[at].parent)
             chain[depth++] = at;
@@ -206,9 +306,11 @@ size_t ls_tree_list(ls_tree *t, const ls_tree_mem *mem, int kind, uint64_t *curs
         return 0;
     if (kind == LS_LIST_DIRS)
         return list_dirs(t, mem, cursor, out, max);
-    for (; *cursor < t->n && n < max; *cursor += 1)
-        if (is_listed(t, mem, kind, (uint32_t)*cursor))
-            out[n++] = (uint32_t)*cursor;
+    for (; *cursor < n_concerned(t) && n < max; *cursor += 1) {
+        uint32_t id = listed(t, mem, *cursor);
+        if (is_listed(t, mem, kind, id))
+            out[n++] = id;
+    }
     return n;
 }
 

@@ -31,6 +31,7 @@ def bundle(
     platform: str | None,
     uids: IdMap,
     gids: IdMap,
+    reflink: bool,
     progress: ProgressCallback | None,
 ) -> BundleReport:
     """See `Store.bundle`."""
@@ -75,7 +76,12 @@ def bundle(
         else:
             maps = ((), ()) if rootless else (uids, gids)
             report = store.checkout(
-                digest, rootfs, uid_map=maps[0], gid_map=maps[1], progress=progress
+                digest,
+                rootfs,
+                uid_map=maps[0],
+                gid_map=maps[1],
+                reflink=reflink,
+                progress=progress,
             )
             entries, size, notes = report.entries, report.bytes, report.notes
         documents.write_config(target, config)

@@ -693,6 +693,7 @@ class Store:
         platform: str | None = None,
         uid_map: Sequence[tuple[int, int, int]] = (),
         gid_map: Sequence[tuple[int, int, int]] = (),
+        reflink: bool = True,
         progress: ProgressCallback | None = None,
     ) -> values.BundleReport:
         """A runtime bundle in an empty or new directory: config.json out of the image's config
@@ -700,8 +701,8 @@ class Store:
 
         `snapshot`: a new snapshot of that key is mounted as rootfs, instead of writing the files.
         `args` in place of the image's command. With maps (`(inside, outside, count)`) the container
-        has a user namespace. Users and groups are looked up in the image's own files. Raises
-        NotFoundError, InvalidInputError, OSError."""
+        has a user namespace. Users and groups are looked up in the image's own files. `reflink` is that
+        of `checkout`, which writes the files. Raises NotFoundError, InvalidInputError, OSError."""
         from .bundles import bundle
 
         return bundle(
@@ -715,6 +716,7 @@ class Store:
             platform=platform,
             uids=tuple(uid_map),
             gids=tuple(gid_map),
+            reflink=reflink,
             progress=progress,
         )
 

@@ -182,6 +182,13 @@ _CHANGES = (
     _option("--author", help="who made it", metavar="NAME"),
     _option("--message", help="a remark for its history", metavar="TEXT"),
 )
+_REFLINK = _option(
+    "--reflink",
+    help="auto: share blocks with what an earlier checkout left on the filesystem, if it can do that; "
+    "never: write everything (default: auto)",
+    choices=("auto", "never"),
+    default="auto",
+)
 _PLATFORM = _option(
     "--platform", help="which image of an index, as linux/arm64", metavar="OS/ARCH[/VARIANT]"
 )
@@ -510,13 +517,7 @@ VERBS = (
                 type=arguments.id_map,
                 default=(),
             ),
-            _option(
-                "--reflink",
-                help="auto: share blocks with what an earlier checkout left on the filesystem, if it "
-                "can do that; never: write everything (default: auto)",
-                choices=("auto", "never"),
-                default="auto",
-            ),
+            _REFLINK,
         ),
         "Until it is whole the directory is marked as unfinished; a checkout that was cut off is "
         "removed by the next one into it. What could not be kept is said on stderr.",
@@ -579,6 +580,7 @@ VERBS = (
             ),
             _flag("--read-only", help="the root filesystem is not to be changed"),
             _PLATFORM,
+            _REFLINK,
             *_MAPS,
         ),
     ),

@@ -75,6 +75,7 @@ def bundle(context: Context) -> None:
         platform=args.platform,
         uid_map=uids,
         gid_map=gids,
+        reflink=args.reflink == "auto",
         progress=context.progress,
     )
     context.done()

@@ -91,6 +91,7 @@ class LayerTree:
         self._nodes = _Map("ls_tree_node *", 4096 * _NODE)
         self._arena = _Map("uint8_t *", 1 << 20)
         self._table = _Map("uint32_t *", 4 << 14)
+        self._seen = _Map("uint32_t *", 4 * 4096)
         self.memory: Any = ffi.new("ls_tree_mem *")
         self._point()
         self._out = ffi.new("ls_tree_out *")
@@ -104,6 +105,7 @@ class LayerTree:
         memory.nodes, memory.max_nodes = self._nodes.view, self._nodes.size // _NODE
         memory.arena, memory.arena_size = self._arena.view, self._arena.size
         memory.table, memory.table_size = self._table.view, self._table.size // 4
+        memory.seen = self._seen.view
 
     def _grow(self) -> None:
         """As the last call asked, and more."""
@@ -112,6 +114,7 @@ class LayerTree:
             raise LimitError(f"the layers have more than {self._limit} entries")
         if nodes > self.memory.max_nodes:
             self._nodes.grow(2 * nodes * _NODE)
+            self._seen.grow(4 * (self._nodes.size // _NODE))
         if arena > self._arena.size:
             self._arena.grow(min(max(2 * self._arena.size, arena + (1 << 20)), MAX_NAMES + 1))
         rehash = self.memory.max_nodes > self._table.size // 4
@@ -237,5 +240,5 @@ class LayerTree:
 
     def close(self) -> None:
         """Gives the memory back."""
-        for one in (self._nodes, self._arena, self._table):
+        for one in (self._nodes, self._arena, self._table, self._seen):
             one.close()

@@ -9,6 +9,7 @@ tree, about 130 bytes an entry, and a few stretches.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -66,8 +67,11 @@ def checkout(
     flags = _flags(options, False)
     tree = LayerTree()
     try:
-        with content.operation() as op:
-            sources = [add_layer(content.storage, op, layer, tree) for layer in layers]
+        with content.operation() as op, contextlib.ExitStack() as held:
+            sources = []
+            for layer in layers:
+                sources.append(add_layer(content.storage, op, layer, tree, keep=True))
+                held.callback(sources[-1].close)
             plan = tree.plan()
             if tree.find(MARK.encode()) is not None:
                 raise InvalidInputError(
@@ -165,26 +169,31 @@ class Unpacker:
 
     def skip(self, digest: str) -> None:
         """The next layer, which nobody wants written. Raises as `checkout`."""
-        self._sources.append(add_layer(self._content.storage, self._op, Layer(digest), self._tree))
+        self._add(digest, keep=False)
+
+    def _add(self, digest: str, *, keep: bool) -> Source:
+        source = add_layer(self._content.storage, self._op, Layer(digest), self._tree, keep=keep)
+        self._sources.append(source)
+        return source
 
     def unpack(self, digest: str, target: str, later: str | None = None) -> CheckoutReport:
         """The next layer, into an empty directory, which is not marked and not synced: who calls makes
         it known when it is whole, at the place `later`. Raises as `checkout`."""
         start = time.monotonic()
-        self.skip(digest)
-        plan = self._tree.plan(upper=True)
-        notes = _fill(
-            self._content,
-            self._op,
-            self._tree,
-            self._sources,
-            Target(target, marked=False),
-            self._options,
-            self._flags,
-            plan.bytes,
-            self._progress,
-            later or target,
-        )
+        with contextlib.closing(self._add(digest, keep=True)):
+            plan = self._tree.plan(upper=True)
+            notes = _fill(
+                self._content,
+                self._op,
+                self._tree,
+                self._sources,
+                Target(target, marked=False),
+                self._options,
+                self._flags,
+                plan.bytes,
+                self._progress,
+                later or target,
+            )
         return CheckoutReport(plan.entries, plan.bytes, time.monotonic() - start, tuple(notes))
 
 

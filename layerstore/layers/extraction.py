@@ -1,8 +1,9 @@
 """One extraction: a planned tree is written below a directory, in phases, each on all workers.
 
 Directories come first, then everything that is no file; files that an earlier checkout has are cloned
-(`layers/seeds.py`), the others written from decoded blocks, or from what layers inflate to: one thread
-inflates a layer, and the workers write. Further names follow, and attributes of directories last.
+(`layers/seeds.py`), the others written from decoded blocks, or from what layers inflate to: that was
+kept (`layers/spool.py`), or else one thread inflates a layer, and the workers write. Further names
+follow, and attributes of directories last.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from .merged import Source
 from .piecepipe import PiecePipe
 from .seeds import Seeds
 from .seeds import Source as SeedSource
+from .spool import Spool
 from .target import Target
 from .tree import tar_bytes
 
@@ -222,7 +224,11 @@ class Extraction:
         stream: _Content | None = None
         at = -1
         for segment in self._tree.segments(files, SEGMENT, GAP):
-            row = self._sources[segment.layer].tar
+            source = self._sources[segment.layer]
+            row = source.tar
+            if source.spool is not None and source.spool.whole:
+                self._spooled(segment, source.spool)
+                continue
             if row is None:
                 inflated.setdefault(segment.layer, []).append(segment)
                 continue
@@ -235,6 +241,13 @@ class Extraction:
         self._submit(
             lambda applier: self._write(
                 applier, segment, base, self._storage.chunks.read_spans(iter(spans))
+            )
+        )
+
+    def _spooled(self, segment: Segment, spool: Spool) -> None:
+        self._submit(
+            lambda applier: self._write(
+                applier, segment, segment.start, spool.between(segment.start, segment.end)
             )
         )
 

@@ -2,7 +2,7 @@
 
 A layer that the store has cut into chunks gives its header stream. One that is made from a tar (form
 `gzip`), or whose tar lies in the store as a layer of its own, counts as that tar: nothing is encoded or
-inflated for it. What is left is inflated.
+inflated for it. What is left is inflated, and can be kept for who wants the content, too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from ..storage.storage import Storage
 from .assemble import BlobFile, inner_of
 from .content import Operation
 from .hashpipe import HashPipe
+from .inflate import compression_of
+from .spool import Spool
 from .tree import tar_bytes
 
 
@@ -31,11 +33,13 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a layer's content comes from: `tar`, a blob of that form, or by inflating the layer."""
+    """Where a layer's content comes from: `tar`, a blob of that form, else `spool`, or by inflating
+    the layer again."""
 
     digest: str
     row: BlobRow
     tar: BlobRow | None
+    spool: Spool | None = None
 
     @property
     def name(self) -> str:
@@ -45,9 +49,17 @@ class Source:
             return self.tar.digest
         return self.row.diff_id or self.digest
 
+    def close(self) -> None:
+        """Lets go what was kept of the layer; it can be read still."""
+        if self.spool is not None:
+            self.spool.close()
 
-def add_layer(storage: Storage, op: Operation, layer: Layer, tree: LayerTree) -> Source:
-    """Adds the next layer to a tree. Raises InvalidInputError for a layer with a recorded problem, and
+
+def add_layer(
+    storage: Storage, op: Operation, layer: Layer, tree: LayerTree, *, keep: bool = False
+) -> Source:
+    """Adds the next layer to a tree. `keep`: what has to be inflated is kept until the source is
+    closed. Raises InvalidInputError for a layer with a recorded problem, and
     as LayerTree does, with the layer's digest; NotFoundError."""
     with op.open(layer.digest) as blob:
         row = blob.row
@@ -56,10 +68,15 @@ def add_layer(storage: Storage, op: Operation, layer: Layer, tree: LayerTree) ->
             raise InvalidInputError(
                 f"layer {layer.digest}: {problem}", digest=layer.digest, reason=problem
             )
-        source = Source(layer.digest, row, _tar_of(storage, op, row))
+        tar = _tar_of(storage, op, row)
+        spool = Spool(storage.path) if keep and tar is None and _is_compressed(blob) else None
+        source = Source(layer.digest, row, tar, spool)
         try:
             _add(storage, blob, layer, source, tree)
-        except InvalidInputError as e:
+        except BaseException as e:
+            source.close()
+            if not isinstance(e, InvalidInputError):
+                raise
             raise InvalidInputError(
                 f"layer {layer.digest}: {e.message}",
                 digest=layer.digest,
@@ -68,6 +85,12 @@ def add_layer(storage: Storage, op: Operation, layer: Layer, tree: LayerTree) ->
                 reason=e.reason,
             ) from e
     return source
+
+
+def _is_compressed(blob: BlobFile) -> bool:
+    kind = compression_of(blob.read(8) or b"")
+    blob.seek(0)
+    return kind is not None
 
 
 def _problem(row: BlobRow, layer: Layer) -> str | None:
@@ -104,8 +127,11 @@ def _add(storage: Storage, blob: BlobFile, layer: Layer, source: Source, tree: L
     # Not looked into yet (import --defer): whether it is what the config says shows now.
     unknown = layer.diff_id is not None and blob.row.diff_id is None
     names = [layer.diff_id.partition(":")[0]] if unknown and layer.diff_id else []
+    pieces = tar_bytes(blob)
+    if source.spool is not None:
+        pieces = source.spool.keep(pieces)
     with HashPipe(names) as hashes:
-        tree.add_tar(_hashed(tar_bytes(blob), hashes) if names else tar_bytes(blob))
+        tree.add_tar(_hashed(pieces, hashes) if names else pieces)
         if names and (got := hashes.digests()[names[0]]) != layer.diff_id:
             reason = f"the layer's diff_id is {got}, the config says {layer.diff_id}"
             raise InvalidInputError(reason, reason=reason)

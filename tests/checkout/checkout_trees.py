@@ -71,14 +71,21 @@ def checkout(
     return rooms.checkout(content, layers, str(target), options=rooms.Options(**options))
 
 
-def unpack_all(content: Content, digests: Sequence[str], folder: Path) -> list[Path]:
-    """Every layer as an overlay directory, lowest first."""
-    out = []
-    for n in range(len(digests)):
-        target = folder / f"upper{n}"
+def unpack_all(
+    content: Content, digests: Sequence[str], folder: Path, *, together: bool = True
+) -> list[Path]:
+    """Every layer as an overlay directory, lowest first; all out of one tree, or each out of one of
+    its own."""
+    out = [folder / f"upper{n}" for n in range(len(digests))]
+    for target in out:
         target.mkdir(parents=True)
-        rooms.unpack_layer(content, digests[: n + 1], str(target))
-        out.append(target)
+    if together:
+        with content.operation() as op, rooms.Unpacker(content, op) as unpacker:
+            for digest, target in zip(digests, out, strict=True):
+                unpacker.unpack(digest, str(target))
+    else:
+        for n, target in enumerate(out):
+            rooms.unpack_layer(content, digests[: n + 1], str(target))
     return out
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -250,6 +251,59 @@ def test_a_directory_swapped_for_a_symlink_meanwhile_leads_nowhere(content, worl
             thread.join()
     assert swapped > 0
     assert failed > 0
+    assert around(world) == before
+
+
+RENAMER = """
+import itertools, os, sys
+target, outside = sys.argv[1:]
+print("at it", flush=True)
+for turn in itertools.count():
+    for n in range(40):
+        path = f"{target}/d{n}"
+        inner = f"{path}/sub"
+        for name, link in ((inner, outside), (path, outside), (f"{inner}/f1", outside + "/su")):
+            try:
+                os.rename(name, f"{target}/away{n}-{turn}-{os.path.basename(name)}")
+                os.symlink(link, name)
+            except OSError:
+                continue
+"""
+
+
+@BOTH
+def test_another_process_that_renames_inside_the_target_gets_nothing_outside(
+    content, world, openat2
+):
+    """Directories and files are moved away and links to the outside put in their place, from a process
+    that no lock of ours holds back."""
+    items = [
+        Item(f"d{n}/sub/f{m}", data=b"x" * 50, mode=0o4777, uid=99)
+        for n in range(40)
+        for m in range(40)
+    ]
+    items += [
+        Item(f"d{n}/sub/l{m}", LINK, link=f"d{n}/sub/f{m}") for n in range(40) for m in range(5)
+    ]
+    digests = put_layers(content, [tar(items)])
+    before = around(world)
+    disturbed = 0
+    for turn in range(6):
+        target = world / f"work/race{turn}"
+        with subprocess.Popen(
+            [sys.executable, "-I", "-c", RENAMER, target, world / "outside"], stdout=subprocess.PIPE
+        ) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            try:
+                checkout(content, digests, target, openat2=openat2)
+            except (OSError, InvalidInputError):
+                disturbed += 1
+            finally:
+                child.kill()
+        if target.exists():
+            disturbed += any(name.startswith("away") for name in os.listdir(target))
+    assert disturbed > 0
     assert around(world) == before
 
 

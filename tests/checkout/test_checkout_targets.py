@@ -359,6 +359,42 @@ def test_in_a_user_namespace_maps_are_kept_as_far_as_they_go(public, tmp_path):
     assert (tmp_path / "out/d/f").stat().st_size == 100
 
 
+def test_in_a_user_namespace_of_many_ids_every_owner_in_it_is_kept(public, tmp_path):
+    """Root of a namespace with 65,536 ids, as newuidmap(1) gives them: owners, set-id bits and
+    capabilities are those of the layers, shifted; what lies outside of the map is a note."""
+    store, digest = public
+    here = Path(__file__).parent
+    code = (
+        "import sys; sys.path[:0]=sys.argv[4].split(':')\nimport stores\n"
+        "from checkout_trees import checkout\n"
+        "print('map me', flush=True); sys.stdin.readline()\n"
+        "with stores.opened(sys.argv[1], readonly=True) as c:\n"
+        "    print(chr(10).join(checkout(c, [sys.argv[2]], sys.argv[3]).notes))\n"
+    )
+    tmp_path.chmod(0o755)
+    (tmp_path / "out").mkdir()
+    os.chown(tmp_path / "out", 200_000, 200_000)
+    with subprocess.Popen(
+        ["unshare", "--user", "--keep-caps", sys.executable, "-c", code, store, digest,
+         tmp_path / "out", f"{here}:{here.parent}:{here.parents[1]}"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == "map me\n"
+        # The caller stays who it is outside; 0 to 65,535 inside are ids that nobody has.
+        for name in ("gid_map", "uid_map"):
+            Path(f"/proc/{child.pid}/{name}").write_text("0 200000 65536\n100000 0 1\n")
+        out, err = child.communicate("\n")
+    assert child.returncode == 0, err
+    found = snapshot(tmp_path / "out")
+    assert (found["d/f"].uid, found["d/f"].gid) == (201_000, 201_000)
+    assert (found["su"].uid, found["su"].mode) == (200_005, 0o4755)
+    assert found["link"].uid == 200_009
+    assert "owner not kept" in out  # d/e/g is 70,000's
+    assert "null" not in found
+
+
 def test_maps_give_ids_of_layers_ids_of_the_system(content, layers, tmp_path):
     maps = ((0, 100_000, 1000), (1000, 5000, 1), (70_000, 7, 1))
     checkout(content, layers, tmp_path / "out", uid_map=maps, gid_map=((0, 100_000, 65_536),))

@@ -226,3 +226,18 @@ def test_another_command_and_a_root_that_is_not_to_be_changed(store, tmp_path):
     found = document(tmp_path / "b")
     assert found["process"]["args"] == ["/bin/true", "x"]
     assert found["root"] == {"path": "rootfs", "readonly": True}
+
+
+def test_reflink_is_checkouts(store, tmp_path, monkeypatch):
+    making.image(store)
+    asked = []
+    real = layerstore.Store.checkout
+
+    def checkout(self, *args, **options):
+        asked.append(options["reflink"])
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(layerstore.Store, "checkout", checkout)
+    store.bundle("app:1", tmp_path / "shares")
+    store.bundle("app:1", tmp_path / "writes", reflink=False)
+    assert asked == [True, False]

@@ -97,6 +97,10 @@ static void more(forest *f) {
         memcpy(nodes, f->mem.nodes, f->mem.max_nodes * sizeof *nodes);
         free(f->mem.nodes);
         f->mem.nodes = nodes;
+        uint32_t *seen = memory(f->out.need_nodes, sizeof *seen);
+        memcpy(seen, f->mem.seen, f->mem.max_nodes * sizeof *seen);
+        free(f->mem.seen);
+        f->mem.seen = seen;
         f->mem.max_nodes = f->out.need_nodes;
     }
     if (f->out.need_arena > f->mem.arena_size) {
@@ -237,6 +241,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     f.mem.nodes = memory(1, sizeof *f.mem.nodes);
     f.mem.arena = memory(1, 1);
     f.mem.table = memory(4, sizeof *f.mem.table);
+    f.mem.seen = memory(1, sizeof *f.mem.seen);
     ls_tree_init(f.tree, &f.mem, scratch, 7);
     int sound = 1, split = how & 1, upper = how >> 1 & 1, deepest = 0;
     for (unsigned i = 0; i < layers && sound; i++) {
@@ -256,6 +261,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     free(f.mem.nodes);
     free(f.mem.arena);
     free(f.mem.table);
+    free(f.mem.seen);
     free(f.tree);
     return 0;
 }
