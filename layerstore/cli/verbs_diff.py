@@ -56,7 +56,7 @@ def stored(
     store: layerstore.Store,
     make: Callable[[layerstore.Store], layerstore.LayerInfo],
 ) -> None:
-    """Makes a layer, which is held under the lease that was named, else under a new one, and says it."""
+    """Makes a layer, held under the lease that was named, else under a new one, and says it."""
     own = None if context.lease else store.lease(ttl=HOLD)
     try:
         if own is not None:

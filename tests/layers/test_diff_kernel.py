@@ -97,7 +97,7 @@ def index_only(index: Path, lowers: Sequence[Path]) -> set[str]:
 
 
 def one(place: Path, plan: Plan, marked: int, options: str, count: Counter[str]) -> None:
-    """`marked`: how many of the lower layers are upper directories of mounts before, with their marks."""
+    """`marked`: how many of the lower layers are upper directories of earlier mounts."""
     here = place / "one"
     here.mkdir()
     try:
@@ -168,7 +168,7 @@ def test_a_random_upper_directory(place: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["redirect", "metacopy", "all"])
 def test_a_redirect_leads_out_of_an_opaque_directory(place: Path, kind: str) -> None:
-    """A directory that was moved into one made anew, in a lower layer: what the upper layer moved out of
+    """A directory moved into one made anew, in a lower layer: what the upper layer moved out of
     it lies below still, though the new directory hides all that was below its own name."""
     here = place / "one"
     here.mkdir()
@@ -194,7 +194,8 @@ def test_a_redirect_leads_out_of_an_opaque_directory(place: Path, kind: str) -> 
         count: Counter[str] = Counter()
         for marked in (above, upper):
             count_marks(marked, count)
-        assert count["opaque"] and count["redirect"] >= 2
+        assert count["opaque"] > 0
+        assert count["redirect"] >= 2
         assert (count["metacopy"] > 0) == ("metacopy=on" in options)
         with open(here / "layer.tar", "wb") as f:
             diff_upper(None, str(upper), [str(p) for p in lowers], tar=f)
