@@ -118,6 +118,9 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("its changes stay", "layerstore snapshot unmount web-1"),
         ("although something works there", "layerstore snapshot unmount --lazy web-1"),
     ),
+    "layerstore snapshot diff": (
+        ("what web-1 has changed, as a layer", "layerstore snapshot diff web-1"),
+    ),
     "layerstore snapshot commit": (
         ("as a new image", "layerstore snapshot commit web-1 app:1.3 --message 'by hand'"),
     ),

@@ -256,6 +256,15 @@ _SNAPSHOT = (
         "What was changed stays in the snapshot. Works whoever has mounted it.",
     ),
     Verb(
+        "diff",
+        "make a layer of what a snapshot has changed",
+        "verbs_snapshots",
+        "diff",
+        (_KEY,),
+        "The layer goes into the store, as that of `diff`; the snapshot may be mounted meanwhile. "
+        "`commit --layer` puts it on an image.",
+    ),
+    Verb(
         "commit",
         "make an image of a snapshot",
         "verbs_snapshots",

@@ -40,17 +40,28 @@ def diff(context: Context) -> None:
 
 def _store(context: Context) -> None:
     args = context.args
-    store = context.store(create=True)
+
+    def make(store: layerstore.Store) -> layerstore.LayerInfo:
+        options = _options(context)
+        options["cache"] = not args.no_cache
+        if args.upper is not None:
+            return store.diff_upper(args.upper, args.lower or (), **options)
+        return store.diff_trees(*args.trees, content=args.content, **options)
+
+    stored(context, context.store(create=True), make)
+
+
+def stored(
+    context: Context,
+    store: layerstore.Store,
+    make: Callable[[layerstore.Store], layerstore.LayerInfo],
+) -> None:
+    """Makes a layer, held under the lease that was named, else under a new one, and says it."""
     own = None if context.lease else store.lease(ttl=HOLD)
     try:
         if own is not None:
             store.use_lease(own.id)
-        options = _options(context)
-        options["cache"] = not args.no_cache
-        if args.upper is not None:
-            made = store.diff_upper(args.upper, args.lower or (), **options)
-        else:
-            made = store.diff_trees(*args.trees, content=args.content, **options)
+        made = make(store)
     except BaseException:
         if own is not None:
             own.drop()

@@ -1,4 +1,4 @@
-"""snapshot prepare, view, mount, unmount, commit, usage, rm, ls: containers' own filesystems."""
+"""snapshot prepare, view, mount, unmount, diff, commit, usage, rm, ls: containers' own filesystems."""
 
 from __future__ import annotations
 
@@ -61,6 +61,18 @@ def _said(context: Context, made: layerstore.SnapshotInfo) -> None:
         context.output.document(_snapshot(made))
     else:
         context.output.line(made.key)
+
+
+def diff(context: Context) -> None:
+    """`snapshot diff KEY`: held as what `diff` makes."""
+    from .verbs_diff import stored
+
+    key = context.args.key
+    stored(
+        context,
+        context.store(write=True),
+        lambda store: store.snapshots.diff(key, progress=context.progress),
+    )
 
 
 def commit(context: Context) -> None:

@@ -79,13 +79,13 @@ class Stack:
                 break
             hits.append(hit)
             flags = hit.found.node.flags
+            redirect = overlay_xattr(hit.found, b"redirect") if flags & REDIRECT else None
             if is_dir(hit.found):
-                if ends or flags & OPAQUE:
+                if flags & OPAQUE or (ends and not (redirect or b"").startswith(b"/")):
                     break
             elif not flags & METACOPY:
                 # One without content goes on below an opaque directory, too: the kernel looks there.
                 break
-            redirect = overlay_xattr(hit.found, b"redirect") if flags & REDIRECT else None
             if redirect is not None and redirect.startswith(b"/"):
                 want = redirect[1:]
                 bases = self.below(layer)
@@ -115,12 +115,19 @@ class Stack:
                 return Hit((layer, path), found), ends, below
             if not is_dir(found):
                 return None, True, below
-            ends = ends or bool(found.node.flags & OPAQUE)
-            redirect = overlay_xattr(found, b"redirect") if found.node.flags & REDIRECT else None
+            redirect = None
+            if found.node.flags & OPAQUE:
+                ends = True
+            elif found.node.flags & REDIRECT:
+                redirect = overlay_xattr(found, b"redirect")
             if redirect is None:
                 before = join(before, name)
+            elif redirect.startswith(b"/"):
+                # It leads out of an opaque directory above it, and the search goes on.
+                before = redirect[1:]
+                ends = False
             else:
-                before = redirect[1:] if redirect.startswith(b"/") else join(before, redirect)
+                before = join(before, redirect)
         return None, ends, want
 
     def lower_of(self, bases: Sequence[Place], name: bytes, upper: Found) -> list[Hit]:

@@ -151,6 +151,7 @@ class FakeStore:
             "strays": ["/left"],
             "usage": layerstore.Usage(4096, 2),
             "commit": self.info,
+            "diff": layerstore.LayerInfo(DIGEST, 2048, LAYER, DIGEST, 3, 700),
             "remove": None,
         }
         return answers.get(name, one)
@@ -161,6 +162,7 @@ class FakeStore:
             "view",
             "mount",
             "unmount",
+            "diff",
             "commit",
             "usage",
             "remove",

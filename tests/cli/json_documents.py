@@ -52,6 +52,25 @@ def _blob(prefix: str) -> list[Key]:
     ]
 
 
+def _layer(size: str = "", lease: str = "") -> list[Key]:
+    """A layer that was made; `size` and `lease`: what is said of them where none is stored."""
+
+    def also(text: str, more: str) -> str:
+        return f"{text}; {more}" if more else text
+
+    return [
+        Key("mediaType", "string", "the layer's media type"),
+        Key("digest", "string", "the layer's digest"),
+        Key("size", "integer", "its bytes"),
+        Key("diff_id", "string", "digest of its tar: the same, since it is not compressed"),
+        Key("entries", "integer", "entries of the tar, whiteouts among them"),
+        Key("new_bytes", "integer", also("what the store grew by", size)),
+        Key("lease", "string|null" if lease else "string", also("the lease that holds it", lease)),
+        Key("notes", "list", "what was left out (sockets), or absent"),
+        Key("notes[]", "string", "one file"),
+    ]
+
+
 def _snapshot(prefix: str) -> list[Key]:
     return [
         Key(f"{prefix}key", "string", "its key"),
@@ -148,17 +167,7 @@ DOCUMENTS: dict[str, list[Key]] = {
         Key("entries[].devmajor?", "integer", "of a device"),
         Key("entries[].devminor?", "integer", "of a device"),
     ],
-    "diff": [
-        Key("mediaType", "string", "the layer's media type"),
-        Key("digest", "string", "the layer's digest"),
-        Key("size", "integer", "its bytes"),
-        Key("diff_id", "string", "digest of its tar: the same, since it is not compressed"),
-        Key("entries", "integer", "entries of the tar, whiteouts among them"),
-        Key("new_bytes", "integer", "what the store grew by; 0 with `--tar`"),
-        Key("lease", "string|null", "the lease that holds it; null with `--tar`"),
-        Key("notes", "list", "what was left out (sockets), or absent"),
-        Key("notes[]", "string", "one file"),
-    ],
+    "diff": _layer("0 with `--tar`", "null with `--tar`"),
     "commit": [
         Key("name", "string", "the new image's name, in full"),
         Key("digest", "string", "digest of its manifest"),
@@ -178,6 +187,7 @@ DOCUMENTS: dict[str, list[Key]] = {
     "snapshot view": _snapshot(""),
     "snapshot mount": _snapshot(""),
     "snapshot unmount": _snapshot(""),
+    "snapshot diff": _layer(),
     "snapshot commit": [
         Key("name", "string", "the new image's name, in full"),
         Key("digest", "string", "digest of its manifest"),

@@ -68,6 +68,7 @@ COMMANDS = {
     "snapshot view": ["web-1", "app:1"],
     "snapshot mount": ["web-1", "/m"],
     "snapshot unmount": ["web-1"],
+    "snapshot diff": ["web-1"],
     "snapshot commit": ["web-1", "app:2"],
     "snapshot usage": ["web-1"],
     "snapshot rm": ["web-1", "web-2"],

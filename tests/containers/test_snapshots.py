@@ -463,22 +463,12 @@ def test_a_mounted_snapshot_is_diffed_and_committed(store, path, tmp_path, drive
         layer = store.snapshots.diff("k")
         want = tree(tmp_path / "m", mtimes=False)
         store.snapshots.commit("k", "app:2")
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "layerstore",
-                "--store",
-                path,
-                "snapshot",
-                "commit",
-                "k",
-                "app:3",
-            ],
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+        typed = [sys.executable, "-m", "layerstore", "--store", path, "snapshot"]
+        for words in (["diff", "k"], ["commit", "k", "app:3"]):
+            done = subprocess.run([*typed, *words], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            if words[0] == "diff":
+                assert done.stdout.split() == [layer.digest]
         assert store.snapshots.get("k").mounts == (str(tmp_path / "m"),)
         # It goes on.
         (tmp_path / "m/later").write_text("later")

@@ -25,13 +25,15 @@ from typing import Any
 
 import pytest
 from grove import Grove, clean_environment, compare, plan, same_but
-from test_diff_kernel import ALWAYS, count_marks
+from test_diff_kernel import ALWAYS, FULL, NEEDED, count_marks
 from trees import apply, disk, overlay, remove, tree
 
 from layerstore.layers.diff import diff_trees, diff_upper
 
 SEQUENCES = int(os.environ.get("LAYERSTORE_SWEEP", "240"))
 AT_ONCE = 240
+KINDS = ("plain", "metacopy")
+"""Mounts without redirect_dir and metacopy, and with both."""
 COMMON = (
     *ALWAYS,
     *("opaque", "whiteout", "made anew", "type change", "swapped", "directory replaced"),
@@ -156,13 +158,14 @@ def _no_root(found: dict[str, Any]) -> dict[str, Any]:
 # ---- builders ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.needs("root", "umoci", "mkfs.ext4")
-def test_umoci_repack_says_the_same(place: Path) -> None:
+def test_umoci_repack_says_the_same(place: Path, kind: str) -> None:
     """umoci compares trees, so it gets what the mount shows; its layer and ours, on the same base, have
     to make that tree."""
     count: Counter[str] = Counter()
     for seed, trees in batches():
-        with _changed(place, seed, trees, count) as (base, upper, merged, here):
+        with _changed(place, seed, trees, count, kind) as (base, upper, merged, here):
             want = tree(merged)
             images = Images(here)
             image = images.make("base", layer_of(here / "base.tar", _empty(here), base))
@@ -187,7 +190,7 @@ def test_umoci_repack_says_the_same(place: Path) -> None:
             apply(theirs, here / "two", stale=True)
             compare(tree(here / "one"), want)
             compare(*(_by_umoci(x) for x in (tree(here / "two"), want)))
-    often_enough(count)
+    often_enough(count, *NEEDED[kind])
 
 
 def _drop_sockets(root: Path) -> None:
@@ -213,7 +216,7 @@ def _empty(here: Path) -> Path:
 
 @contextmanager
 def _changed(
-    place: Path, seed: int, trees: int, count: Counter[str]
+    place: Path, seed: int, trees: int, count: Counter[str], kind: str
 ) -> Iterator[tuple[Path, Path, Path, Path]]:
     """A base, the upper directory over it, what the mount shows, and where all that lies."""
     here = place / "here"
@@ -223,7 +226,7 @@ def _changed(
     upper.mkdir()
     grove = Grove(plan(seed, trees), count)
     grove.grow(base)
-    options = "redirect_dir=on,index=off,metacopy=off,volatile"
+    options = f"{FULL[kind]},volatile"
     try:
         with overlay([base], upper, here / "work", here / "m", options) as m:
             grove.change(m)
@@ -332,11 +335,12 @@ def _directories(mounted: Path) -> tuple[Path, list[Path]]:
 # ---- appliers ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.needs("root", "umoci", "podman", "bsdtar", "mkfs.ext4")
-def test_other_tools_make_our_tree_of_our_layers(place: Path) -> None:
+def test_other_tools_make_our_tree_of_our_layers(place: Path, kind: str) -> None:
     count: Counter[str] = Counter()
     for seed, trees in batches():
-        with _changed(place, seed, trees, count) as (base, upper, merged, here):
+        with _changed(place, seed, trees, count, kind) as (base, upper, merged, here):
             layers = [layer_of(here / "base.tar", _empty(here), base), here / "upper.tar"]
             with open(layers[1], "wb") as f:
                 diff_upper(None, str(upper), [str(base)], tar=f)
@@ -356,7 +360,7 @@ def test_other_tools_make_our_tree_of_our_layers(place: Path) -> None:
                 found = (_no_root(x) for x in (tree(target), want))
                 known = {"mtime": _no_directory_time, "mode": _no_directory_group}
                 compare(*(same_but(x, **known) for x in found), what=name)
-    often_enough(count)
+    often_enough(count, *NEEDED[kind])
 
 
 EXTRACT = {

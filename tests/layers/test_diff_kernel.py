@@ -11,7 +11,7 @@ import shutil
 import stat
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -73,7 +73,7 @@ def count_marks(upper: Path, count: Counter[str]) -> None:
                     count[MARKS[mark]] += 1
 
 
-def index_only(index: Path, lower: Path) -> set[str]:
+def index_only(index: Path, lowers: Sequence[Path]) -> set[str]:
     """The trees in which names below show a file that only the work directory's index has: an upper
     directory does not say it (layers/overlay.py). Its origin says which inode it was below."""
     if not index.is_dir():
@@ -87,15 +87,17 @@ def index_only(index: Path, lower: Path) -> set[str]:
             origin = os.getxattr(entry, "trusted.overlay.origin", follow_symlinks=False)
             inodes.add(int.from_bytes(origin[21:25], "little"))
     out = set()
-    for folder, _, files in os.walk(lower):
-        for name in files:
-            if os.lstat(os.path.join(folder, name)).st_ino in inodes:
-                out.add(os.path.relpath(folder, lower).split("/")[0])
+    for lower in lowers:
+        for folder, _, files in os.walk(lower):
+            for name in files:
+                if os.lstat(os.path.join(folder, name)).st_ino in inodes:
+                    out.add(os.path.relpath(folder, lower).split("/")[0])
     assert bool(out) == bool(inodes)
     return out
 
 
-def one(place: Path, plan: Plan, second: bool, options: str, count: Counter[str]) -> None:
+def one(place: Path, plan: Plan, marked: int, options: str, count: Counter[str]) -> None:
+    """`marked`: how many of the lower layers are upper directories of earlier mounts."""
     here = place / "one"
     here.mkdir()
     try:
@@ -105,18 +107,18 @@ def one(place: Path, plan: Plan, second: bool, options: str, count: Counter[str]
         lower.mkdir()
         upper.mkdir()
         grove.grow(lower)
-        if second:
-            # A second layer below, whose marks the first one's upper directory has.
-            above = here / "second"
+        for i in range(marked):
+            above = here / f"marked{i}"
             above.mkdir()
-            with overlay([lower], above, here / "work2", here / "m2", f"{options},volatile") as m:
+            work = here / f"work{i}"
+            with overlay(lowers, above, work, here / f"m{i}", f"{options},volatile") as m:
                 grove.change(m, 8)
             lowers.insert(0, above)
             count["lower layers with marks"] += len(plan)
         if len(lowers) == 1:
             subprocess.run(["cp", "-a", lower, target], check=True)
         else:
-            with overlay(lowers, None, here, here / "m3", _reading(options)) as m:
+            with overlay(lowers, None, here, here / "merged", _reading(options)) as m:
                 subprocess.run(["cp", "-a", m, target], check=True)
         with overlay(lowers, upper, here / "work", here / "m", f"{options},volatile") as m:
             grove.change(m)
@@ -124,7 +126,7 @@ def one(place: Path, plan: Plan, second: bool, options: str, count: Counter[str]
         with overlay(lowers, upper, here / "work", here / "m", f"{options},volatile") as m:
             want = tree(m)
         count_marks(upper, count)
-        hidden = set().union(*(index_only(here / "work" / "index", p) for p in lowers))
+        hidden = index_only(here / "work" / "index", lowers)
         count["in the index only"] += len(hidden)
         with open(here / "layer.tar", "wb") as f:
             diff_upper(None, str(upper), [str(p) for p in lowers], tar=f)
@@ -154,11 +156,53 @@ def test_a_random_upper_directory(place: Path, kind: str) -> None:
         derandomize="LAYERSTORE_SWEEP" not in os.environ,
         suppress_health_check=list(HealthCheck),
     )
-    @given(plan=plans(AT_ONCE), second=st.booleans())
-    def run(plan: Plan, second: bool) -> None:
-        one(place, plan, second, FULL[kind], count)
+    @given(plan=plans(AT_ONCE), marked=st.integers(0, 3))
+    def run(plan: Plan, marked: int) -> None:
+        one(place, plan, marked, FULL[kind], count)
 
     run()
     print(kind, dict(sorted(count.items())))
     wanted = (*NEEDED[kind], *ALWAYS)
     assert {name: count[name] for name in wanted if count[name] < 100} == {}
+
+
+@pytest.mark.parametrize("kind", ["redirect", "metacopy", "all"])
+def test_a_redirect_leads_out_of_an_opaque_directory(place: Path, kind: str) -> None:
+    """A directory moved into one made anew, in a lower layer: what the upper layer moved out of
+    it lies below still, though the new directory hides all that was below its own name."""
+    here = place / "one"
+    here.mkdir()
+    lower, above, upper, target = (here / n for n in ("lower", "above", "upper", "target"))
+    try:
+        for made in (lower, above, upper, lower / "moved", lower / "moved/inner", lower / "new"):
+            made.mkdir()
+        for name in ("moved/file", "moved/inner/file", "new/hidden"):
+            (lower / name).write_bytes(name.encode())
+        options = f"{FULL[kind]},volatile"
+        with overlay([lower], above, here / "work0", here / "m0", options) as m:
+            shutil.rmtree(m / "new")
+            (m / "new").mkdir()
+            (m / "moved").rename(m / "new/moved")
+        lowers = [above, lower]
+        with overlay(lowers, None, here, here / "merged", _reading(options)) as m:
+            subprocess.run(["cp", "-a", m, target], check=True)
+        with overlay(lowers, upper, here / "work", here / "m", options) as m:
+            (m / "new/moved/file").rename(m / "file")
+            (m / "new/moved/inner").rename(m / "inner")
+        with overlay(lowers, upper, here / "work", here / "m", options) as m:
+            want = tree(m)
+        count: Counter[str] = Counter()
+        for marked in (above, upper):
+            count_marks(marked, count)
+        assert count["opaque"] > 0
+        assert count["redirect"] >= 2
+        assert (count["metacopy"] > 0) == ("metacopy=on" in options)
+        with open(here / "layer.tar", "wb") as f:
+            diff_upper(None, str(upper), [str(p) for p in lowers], tar=f)
+        apply(here / "layer.tar", target)
+        assert sorted(want) == [
+            *(".", "./file", "./inner", "./inner/file", "./new", "./new/moved"),
+        ]
+        compare(tree(target), want)
+    finally:
+        shutil.rmtree(here)

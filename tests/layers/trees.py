@@ -12,6 +12,7 @@ import shutil
 import stat
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ TYPES = {
     tarfile.BLKTYPE: stat.S_IFBLK,
 }
 OWN = ("trusted.overlay.", "user.overlay.")
+PLAIN = {**os.environ, "LC_ALL": "C"}
 
 
 @contextmanager
@@ -59,11 +61,24 @@ def overlay(
         shutil.rmtree(work / "work" / "incompat", ignore_errors=True)
         text += f",upperdir={upper},workdir={work}"
     text += f",{options}" if options else ""
-    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", text, where], check=True)
+    _mount(["-t", "overlay", "overlay", "-o", text, str(where)])
     try:
         yield where
     finally:
         subprocess.run(["umount", where], check=True)
+
+
+def _mount(words: list[str]) -> None:
+    """mount(8). With index=on a directory that is in use elsewhere is refused: for a moment, a process
+    that was just put into a mount namespace of its own may still have the mount before this one."""
+    for _ in range(100):
+        done = subprocess.run(["mount", *words], capture_output=True, text=True, env=PLAIN)
+        if done.returncode == 0:
+            return
+        if "already mounted" not in done.stderr:
+            break
+        time.sleep(0.2)
+    raise RuntimeError(f"mount {' '.join(words)}: {done.stderr}")
 
 
 def tree(root: Path, *, sockets: bool = False) -> dict[str, dict[str, Any]]:
