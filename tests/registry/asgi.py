@@ -63,6 +63,8 @@ class Client:
                     "body": piece,
                     "more_body": bool(waiting) or cut,
                 }
+            if not cut:
+                await asyncio.Event().wait()  # a client that is there says nothing more
             return {"type": "http.disconnect"}
 
         async def send(message) -> None:
