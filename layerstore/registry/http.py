@@ -79,6 +79,8 @@ ONCE = frozenset(
 )  # fmt: skip
 """Headers that mean one thing: two of them are refused, lest two readers take one each."""
 
+CLOSE = (("Connection", "close"),)
+
 
 class Request:
     """One request. `path` is as it was sent, but for `%3A`, which clients use in digests. `patience`:
@@ -105,8 +107,11 @@ class Request:
         for name, value in scope["headers"]:
             key = name.decode("latin-1").lower()
             if key in ONCE and key in self.headers:
-                raise Failure(400, "UNSUPPORTED", f"{key} is there twice")
+                raise Failure(400, "UNSUPPORTED", f"{key} is there twice", headers=CLOSE)
             self.headers.setdefault(key, value.decode("latin-1"))
+        if "transfer-encoding" in self.headers and "content-length" in self.headers:
+            # RFC 9112, 6.1: what a proxy in between took for the end of this request is not known.
+            raise Failure(400, "UNSUPPORTED", "two lengths of one body", headers=CLOSE)
         try:
             self.query = parse_qs(
                 query.decode("ascii"),
@@ -147,7 +152,7 @@ class Request:
                     408,
                     "BLOB_UPLOAD_INVALID",
                     f"nothing came for {self._patience} seconds",
-                    headers=(("Connection", "close"),),
+                    headers=CLOSE,
                 ) from e
             if message["type"] == "http.disconnect":
                 raise Disconnected
