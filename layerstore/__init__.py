@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         StoreFullError,
         UnsupportedError,
     )
-    from .repositories import ManifestInfo, Referrer, Repository, RepositoryUpload
+    from .repositories import ManifestInfo, Referrer, Repository, RepositoryLimits, RepositoryUpload
     from .snapshots import Snapshots
     from .store import (
         BlobWriter,
@@ -101,7 +101,13 @@ _HOMES = {
         "rebuild_index",
     ),
     "cache": ("Cache",),
-    "repositories": ("ManifestInfo", "Referrer", "Repository", "RepositoryUpload"),
+    "repositories": (
+        "ManifestInfo",
+        "Referrer",
+        "Repository",
+        "RepositoryLimits",
+        "RepositoryUpload",
+    ),
     "tars": ("write_trees", "write_upper"),
     "snapshots": ("Snapshots",),
     "values": (
@@ -170,6 +176,7 @@ __all__ = [
     "Ref",
     "Referrer",
     "Repository",
+    "RepositoryLimits",
     "RepositoryUpload",
     "SnapshotInfo",
     "Snapshots",

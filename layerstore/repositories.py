@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from . import mediatypes, values
-from .errors import InvalidInputError, NotFoundError
+from .digest import parse as parse_digest
+from .errors import InvalidInputError, LimitError, NotFoundError
 from .oci import jsonio, references
 from .oci import repository as rules
 from .oci.model import Manifest, parse_document
@@ -48,6 +49,16 @@ class Referrer:
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class RepositoryLimits:
+    """What a repository may take; None: no limit. `repository_bytes`: of all that it has, each digest
+    once. `open_uploads`: in the whole store."""
+
+    upload_bytes: int | None = None
+    repository_bytes: int | None = None
+    open_uploads: int | None = None
+
+
 class RepositoryUpload:
     """A blob on its way into a repository: `write`, then `commit`, or `abort`; `close` lets it be taken
     up later, under `id`, by the same repository."""
@@ -63,8 +74,20 @@ class RepositoryUpload:
         return self._landing.offset
 
     def write(self, data: bytes | memoryview) -> int:
-        """Appends; `data` must not change before the next call. Raises StoreFullError."""
+        """Appends; `data` must not change before the next call. Raises StoreFullError, and LimitError
+        before it takes more than the limits say."""
+        self.check_room(len(data))
         return self._landing.write(data)
+
+    def check_room(self, size: int) -> None:
+        """Raises LimitError where `size` bytes more are more than the limits say."""
+        limits = self._repository.limits
+        for limit, what in (
+            (limits.upload_bytes, "an upload"),
+            (limits.repository_bytes, "a repository"),
+        ):
+            if limit is not None and self.offset + size > limit:
+                raise LimitError(f"{what} may have {limit} bytes")
 
     def commit(self, digest: str | None = None) -> values.Descriptor:
         """Stores what was written; durable, and readable in the repository, when it returns. Raises
@@ -83,12 +106,13 @@ class RepositoryUpload:
 class Repository:
     """One repository. Made by `Store.repository`; safe to share between threads."""
 
-    def __init__(self, content: Content, name: str, idle: float) -> None:
+    def __init__(self, content: Content, name: str, idle: float, limits: RepositoryLimits) -> None:
         if not references.is_name(name):
             raise InvalidInputError(f"not a name of a repository: {name[:300]!r}")
         self._content = content
         self.name = name
         self.idle = idle
+        self.limits = limits
 
     @property
     def _storage(self) -> Storage:
@@ -115,11 +139,13 @@ class Repository:
         return self._content.open(digest, rules.may_read(self.name, digest))
 
     def upload(self) -> RepositoryUpload:
-        """A new upload."""
+        """A new upload, kept for `idle` seconds after its last use. Raises LimitError for a repository
+        that is full, BusyError where more uploads are open than may be."""
         from .layers.landing import Landing
         from .storage import uploads
 
-        upload = uploads.begin(self._storage)
+        rules.check_bytes(self._storage, self.name, self.limits.repository_bytes)
+        upload = uploads.begin(self._storage, self.idle, self.limits.open_uploads)
         landing = Landing(self._storage, upload)
         return RepositoryUpload(self, landing, upload.id + self._mark(upload.id))
 
@@ -144,7 +170,7 @@ class Repository:
 
     def _land(self, landing: Landing, digest: str | None) -> values.Descriptor:
         with self._content.operation() as op:
-            admit = rules.admit(self._storage, self.name, self.idle)
+            admit = rules.admit(self._storage, self.name, self.idle, self.limits.repository_bytes)
             info = op.land(landing, digest, mediatypes.OCTETS, admit)
         return values.Descriptor(info.digest, info.bytes, info.media_type)
 
@@ -161,12 +187,16 @@ class Repository:
     def mount(self, digest: str, source: Repository) -> int | None:
         """Makes a blob of another repository readable here; its size, or None if it is not there."""
         with self._content.operation() as op:
-            return rules.mount(op, self.name, source.name, digest, self.idle)
+            return rules.mount(
+                op, self.name, source.name, digest, self.idle, self.limits.repository_bytes
+            )
 
     def mount_any(self, digest: str, may_pull: Callable[[str], bool]) -> int | None:
         """The same from any repository that has it and that `may_pull` (asked with its name) allows."""
         with self._content.operation() as op:
-            return rules.mount_any(op, self.name, digest, may_pull, self.idle)
+            return rules.mount_any(
+                op, self.name, digest, may_pull, self.idle, self.limits.repository_bytes
+            )
 
     def remove_blob(self, digest: str) -> None:
         """Takes a blob out; gc frees it when nothing needs it. Raises NotFoundError."""
@@ -184,9 +214,12 @@ class Repository:
         tags: Iterable[str] = (),
         digest: str | None = None,
         sparse: bool = False,
+        create: bool = True,
+        overwrite: bool = True,
     ) -> tuple[ManifestInfo, str | None]:
         """Stores a manifest and names it; also the digest of its subject. `sparse`: its blobs need not
-        be there. Raises MissingBlobsError,
+        be there. Without `create` it must be known here, and its tags be taken; without `overwrite`
+        they must be free, or name it already. Raises PermissionDeniedError, MissingBlobsError,
         DigestMismatchError, InvalidInputError, LimitError, UnsupportedError."""
         wanted = tuple(tags)
         for tag in wanted:
@@ -194,7 +227,13 @@ class Repository:
                 raise InvalidInputError(f"not a tag: {tag[:160]!r}", reason="tag")
         with self._content.operation() as op:
             put = rules.put_manifest(
-                op, self.name, data, media_type, wanted, digest, self.idle, sparse=sparse
+                op,
+                self.name,
+                data,
+                media_type,
+                wanted,
+                digest,
+                rules.Terms(self.idle, self.limits.repository_bytes, sparse, create, overwrite),
             )
         d = put.descriptor
         return ManifestInfo(d.digest, d.size, d.media_type), put.subject
@@ -209,11 +248,10 @@ class Repository:
 
     def manifest_bytes(self, digest: str) -> bytes:
         """The exact bytes of one of its manifests. Raises NotFoundError."""
-        with self._content.operation() as op:
-            found = rules.resolve(op, self.name, digest)
-            if found is None:
-                raise NotFoundError(f"no manifest {digest[:160]} in repository {self.name}")
-            return op.read(found.digest, jsonio.MAX_MANIFEST)
+        parse_digest(digest)
+        return self._content.read(
+            digest, jsonio.MAX_MANIFEST, rules.may_read(self.name, digest, manifest=True)
+        )
 
     def remove_manifest(self, digest: str) -> None:
         """Removes a manifest and its tags. Raises NotFoundError."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .cache import Cache
     from .layers.tree import Tree
     from .oci.images import LayerRef
-    from .repositories import Repository
+    from .repositories import Repository, RepositoryLimits
     from .snapshots import Snapshots
     from .storage.uploads import Upload
 
@@ -337,14 +337,16 @@ class Store:
         self._storage.check_usable()
         return self._content.open(digest)
 
-    def repository(self, name: str, *, idle: float = 24 * 3600.0) -> Repository:
+    def repository(
+        self, name: str, *, idle: float = 24 * 3600.0, limits: RepositoryLimits | None = None
+    ) -> Repository:
         """A repository of a registry: what may be read under a name. `idle`: seconds that a blob which
         no manifest names is kept after it was last put, mounted or asked for. Raises
         InvalidInputError for what is no name."""
-        from .repositories import Repository
+        from .repositories import Repository, RepositoryLimits
 
         self._storage.check_usable()
-        return Repository(self._content, name, idle)
+        return Repository(self._content, name, idle, limits or RepositoryLimits())
 
     def repositories(self, after: str = "", limit: int | None = None) -> list[str]:
         """Names of the repositories behind `after`, sorted, at most `limit`."""

@@ -77,6 +77,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "layerstore serve": (
         ("a registry for this machine", "layerstore serve --listen 127.0.0.1:5000"),
+        ("users, rights, TLS and limits from a file", "layerstore serve --config registry.toml"),
         ("its URL as JSON, on any free port", "layerstore --json serve --listen 127.0.0.1:0"),
     ),
     "layerstore commit": (

@@ -707,9 +707,14 @@ VERBS = (
         (
             _option(
                 "--listen",
-                help="where to listen; loopback only (default: 127.0.0.1:5000; port 0: any)",
+                help="where to listen (default: the configuration's, or 127.0.0.1:5000; port 0: any)",
                 metavar="HOST:PORT",
-                default="127.0.0.1:5000",
+            ),
+            _option(
+                "--config",
+                help="a file of settings: who may do what, TLS, limits (docs/registry.md)",
+                takes="file",
+                metavar="FILE",
             ),
             _option(
                 "--idle",
@@ -717,15 +722,15 @@ VERBS = (
                 "(default: 1d)",
                 metavar="TIME",
                 type=arguments.positive_duration,
-                default=86400.0,
             ),
+            _flag("--read-only", help="refuse every change"),
             _flag(
                 "--sparse", help="take manifests of images though blobs that they name are absent"
             ),
         ),
-        "Speaks the OCI distribution specification until it is interrupted. Whoever reaches it may "
-        "read and write: it asks nobody who they are, and so listens on loopback only. An image "
-        "APP:TAG of the store is APP:TAG of the registry.",
+        "Speaks the OCI distribution specification until it is interrupted. Where no configuration "
+        "says who may do what, whoever reaches it may read and write, and so it listens on loopback "
+        "only. An image APP:TAG of the store is APP:TAG of the registry.",
     ),
     Verb(
         "completion",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from ..registry import Config, load
 from ..registry import serve as run
 from .context import Context
 
@@ -10,6 +13,17 @@ def serve(context: Context) -> None:
     """`serve`"""
     args, output = context.args, context.output
 
+    config = Config() if args.config is None else load(args.config)
+    if args.listen is not None:
+        config = replace(config, server=replace(config.server, listen=args.listen))
+    if args.idle is not None:
+        config = replace(config, maintenance=replace(config.maintenance, idle=args.idle))
+    config = replace(
+        config,
+        sparse=config.sparse or args.sparse,
+        readonly=config.readonly or args.read_only,
+    )
+
     def ready(url: str) -> None:
         if output.json:
             output.document({"url": url})
@@ -17,4 +31,4 @@ def serve(context: Context) -> None:
         else:
             output.note(f"serving {context.path} at {url}")
 
-    run(context.store(create=True), args.listen, idle=args.idle, sparse=args.sparse, ready=ready)
+    run(context.store(create=True), config, ready=ready)

@@ -53,6 +53,12 @@ class Content:
         that finds it."""
         return BlobFile(self.storage, digest, may_read=may_read)
 
+    def read(self, digest: str, limit: int, may_read: Callable[[Snapshot], bool]) -> bytes:
+        """A small blob whole, its digest verified. Raises what `open` does, and LimitError past `limit`
+        bytes."""
+        with self.open(digest, may_read) as f:
+            return _whole(f, limit)
+
     def optimize(
         self,
         blobs: Sequence[BlobInfo],
@@ -345,14 +351,16 @@ class Operation:
         media_type: str,
         edges: Sequence[Edge],
         refs: Mapping[str, Ref],
+        before: Callable[[Write], None],
         also: Callable[[Write], None],
     ) -> BlobInfo:
-        """A manifest with its edges and names, and what `also` writes, in one commit. Raises
-        DigestMismatchError, and InvalidInputError for a needed child that is not here."""
+        """A manifest with its edges and names, and what `also` writes, in one commit; `before` sees the
+        state that it changes, and may refuse. Raises DigestMismatchError, what those two raise, and
+        InvalidInputError for a needed child that is not here."""
         wanted = Wanted(digest, len(data), media_type, None, (), False, False, layer=False)
         staged = ingest(self.op, io.BytesIO(data), wanted, None)
         staged.edges = tuple(edges)
-        self.op.commit((staged,), refs=refs, also=also)
+        self.op.commit((staged,), refs=refs, before=before, also=also)
         return _info(digest, staged.row, new_bytes=self._storage.take_appended())
 
     # ---- compressing --------------------------------------------------------------------------
@@ -418,19 +426,18 @@ class Operation:
 
     # ---- reading ------------------------------------------------------------------------------
 
-    def open(self, digest: str) -> BlobFile:
-        """A blob as a binary file, to be closed before the operation ends. Raises NotFoundError."""
-        return BlobFile(self._storage, digest, self.op)
+    def open(self, digest: str, may_read: Callable[[Snapshot], bool] | None = None) -> BlobFile:
+        """A blob as a binary file, to be closed before the operation ends. Raises NotFoundError, also
+        when `may_read` says no in the snapshot that finds it."""
+        return BlobFile(self._storage, digest, self.op, may_read)
 
-    def read(self, digest: str, limit: int) -> bytes:
-        """A small blob whole, its digest verified. Raises LimitError past `limit` bytes."""
-        with self.open(digest) as f:
-            if f.size > limit:
-                raise LimitError(
-                    f"blob {digest} has {f.size} bytes, more than the {limit} allowed here",
-                    digest=digest,
-                )
-            return b"".join(bytes(piece) for piece in f.chunks())
+    def read(
+        self, digest: str, limit: int, may_read: Callable[[Snapshot], bool] | None = None
+    ) -> bytes:
+        """A small blob whole, its digest verified. Raises what `open` does, and LimitError past `limit`
+        bytes."""
+        with self.open(digest, may_read) as f:
+            return _whole(f, limit)
 
     # ---- names --------------------------------------------------------------------------------
 
@@ -489,3 +496,12 @@ def _info(digest: str, row: BlobRow, *, new_bytes: int = 0) -> BlobInfo:
         diff_id=row.diff_id,
         problem=row.problem,
     )
+
+
+def _whole(f: BlobFile, limit: int) -> bytes:
+    if f.size > limit:
+        raise LimitError(
+            f"blob {f.digest} has {f.size} bytes, more than the {limit} allowed here",
+            digest=f.digest,
+        )
+    return b"".join(bytes(piece) for piece in f.chunks())

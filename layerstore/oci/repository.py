@@ -8,13 +8,19 @@ means becomes readable when it is asked for by that tag.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import mediatypes
 from ..digest import digest_of, parse
-from ..errors import DigestMismatchError, MissingBlobsError, NotFoundError
+from ..errors import (
+    DigestMismatchError,
+    LimitError,
+    MissingBlobsError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 from ..storage import graph, repositories
 from ..storage.index import Snapshot, Table, Write
 from ..storage.leases import hold_key
@@ -36,13 +42,47 @@ class Put:
     subject: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a manifest is taken: how long its blobs are kept should it go again, how many bytes
+    the repository may have (None: any), whether blobs may lack, what may be new, what may change."""
+
+    ttl: float
+    max_bytes: int | None = None
+    sparse: bool = False
+    create: bool = True
+    overwrite: bool = True
+
+
 def ref_name(name: str, tag: str) -> str:
     return f"{name}:{tag}"
 
 
-def may_read(name: str, digest: str) -> Callable[[Snapshot], bool]:
-    """Whether a repository has a digest, to be asked in the snapshot that finds its bytes."""
-    return lambda snapshot: repositories.find(snapshot, name, digest) is not None
+def may_read(name: str, digest: str, *, manifest: bool = False) -> Callable[[Snapshot], bool]:
+    """Whether a repository has a digest, as a manifest if so asked; for the snapshot that finds its
+    bytes."""
+
+    def has(snapshot: Snapshot) -> bool:
+        found = repositories.find(snapshot, name, digest)
+        return found is not None and (found.is_manifest or not manifest)
+
+    return has
+
+
+def check_bytes(storage: Storage, name: str, max_bytes: int | None) -> None:
+    """Raises LimitError for a repository that is full."""
+    if max_bytes is not None:
+        with storage.index.read() as snapshot:
+            if repositories.total(snapshot, name) >= max_bytes:
+                raise LimitError(f"repository {name} has all of the {max_bytes} bytes it may have")
+
+
+def _check_grown(tx: Write, name: str, max_bytes: int | None) -> None:
+    """The same for a commit that has added to it: ends it where that was too much."""
+    if max_bytes is not None and repositories.total(tx, name) > max_bytes:
+        raise LimitError(
+            f"repository {name} would have more than the {max_bytes} bytes it may have"
+        )
 
 
 def blob(storage: Storage, name: str, digest: str, ttl: float) -> repositories.Member | None:
@@ -68,7 +108,9 @@ def blob(storage: Storage, name: str, digest: str, ttl: float) -> repositories.M
     return found
 
 
-def admit(storage: Storage, name: str, ttl: float) -> Callable[[Write, str], None]:
+def admit(
+    storage: Storage, name: str, ttl: float, max_bytes: int | None = None
+) -> Callable[[Write, str], None]:
     """What makes a blob a member in the commit that stores it. From then on the row keeps it, and the
     session that stored it need not."""
 
@@ -77,13 +119,18 @@ def admit(storage: Storage, name: str, ttl: float) -> Callable[[Write, str], Non
         row = None if serial is None else graph.blob_row(tx, serial)
         if serial is None or row is None:
             raise NotFoundError(f"no blob {digest} in the store", digest=digest)
+        known = repositories.find(tx, name, digest) is not None
         repositories.put(tx, name, digest, row.size, ttl)
+        if not known:
+            _check_grown(tx, name, max_bytes)
         tx.delete(Table.HOLDS, hold_key(bytes.fromhex(storage.session.id), serial))
 
     return work
 
 
-def mount(op: Operation, name: str, source: str, digest: str, ttl: float) -> int | None:
+def mount(
+    op: Operation, name: str, source: str, digest: str, ttl: float, max_bytes: int | None = None
+) -> int | None:
     """Makes a blob of another repository a member of this one; its size, or None if it is not there."""
     storage = op.op.storage
 
@@ -92,27 +139,34 @@ def mount(op: Operation, name: str, source: str, digest: str, ttl: float) -> int
         there = visible(storage, tx, digest) if found is not None else None
         if found is None or there is None:
             return None
+        known = repositories.find(tx, name, digest) is not None
         repositories.put(tx, name, digest, there[1].size, ttl)
+        if not known:
+            _check_grown(tx, name, max_bytes)
         return there[1].size
 
     return storage.index.update(work)
 
 
 def mount_any(
-    op: Operation, name: str, digest: str, may_pull: Callable[[str], bool], ttl: float
+    op: Operation,
+    name: str,
+    digest: str,
+    may_pull: Callable[[str], bool],
+    ttl: float,
+    max_bytes: int | None = None,
 ) -> int | None:
-    """The same from whichever repository has it and `may_pull` allows."""
+    """The same from whichever repository has it and `may_pull` allows; no other is looked at."""
     with op.op.storage.index.read() as snapshot:
         sources = [
             source
             for source in repositories.names(snapshot)
-            if repositories.find(snapshot, source, digest) is not None
+            if may_pull(source) and repositories.find(snapshot, source, digest) is not None
         ]
     for source in sources:
-        if may_pull(source):
-            size = mount(op, name, source, digest, ttl)
-            if size is not None:
-                return size
+        size = mount(op, name, source, digest, ttl, max_bytes)
+        if size is not None:
+            return size
     return None
 
 
@@ -130,13 +184,11 @@ def put_manifest(
     media_type: str,
     tags: tuple[str, ...],
     digest: str | None,
-    ttl: float,
-    *,
-    sparse: bool = False,
+    terms: Terms,
 ) -> Put:
     """Stores a manifest under its digest and tags, in one commit with the promise that all it names
-    stays. `sparse`: an image may lack blobs, too. Raises MissingBlobsError, DigestMismatchError, and
-    what `check_manifest` does."""
+    stays. Raises PermissionDeniedError, MissingBlobsError, DigestMismatchError, LimitError for a
+    repository that is full, and what `check_manifest` does."""
     document = check_manifest(data, media_type)
     algorithm = "sha256" if digest is None else parse(digest)[0]
     got = digest_of(data, algorithm)
@@ -146,11 +198,14 @@ def put_manifest(
         )
     storage = op.op.storage
     with storage.index.read() as snapshot:
-        edges, needed = _edges(snapshot, storage, name, document, sparse)
+        edges, needed = _edges(snapshot, storage, name, document, terms.sparse)
     refs = {
         ref_name(name, tag): Ref(ref_name(name, tag), got, len(data), document.media_type)
         for tag in tags
     }
+
+    def before(tx: Write) -> None:
+        _check_rights(tx, name, got, document.media_type, refs, terms)
 
     def also(tx: Write) -> None:
         missing = _missing(tx, name, needed)
@@ -162,22 +217,52 @@ def put_manifest(
         for one in needed:
             member = repositories.find(tx, name, one)
             if member is not None and not member.is_manifest:
-                repositories.put(tx, name, one, member.size, ttl)
+                repositories.put(tx, name, one, member.size, terms.ttl)
+        known = repositories.find(tx, name, got) is not None
         repositories.put_manifest(tx, name, got, len(data), document.media_type)
+        if not known:
+            _check_grown(tx, name, terms.max_bytes)
         serial = graph.serial_of(tx, got)
         if serial is not None:
             tx.delete(Table.HOLDS, hold_key(bytes.fromhex(storage.session.id), serial))
 
+    # Looked at before anything is written, too, where it costs nobody else anything.
     with storage.index.read() as snapshot:
+        _check_rights(snapshot, name, got, document.media_type, refs, terms)
         missing = _missing(snapshot, name, needed)
     if missing:
         raise MissingBlobsError(
             f"repository {name} does not have {missing[0]}, which the manifest names",
             tuple(missing),
         )
-    op.put_document(data, got, document.media_type, edges, refs, also)
+    op.put_document(data, got, document.media_type, edges, refs, before, also)
     subject = None if document.subject is None else document.subject.digest
     return Put(Descriptor(got, len(data), document.media_type), subject)
+
+
+def _check_rights(
+    snapshot: Snapshot,
+    name: str,
+    digest: str,
+    media_type: str,
+    refs: Mapping[str, Ref],
+    terms: Terms,
+) -> None:
+    """Ends a put without the rights: what is new needs `create`, what changes `overwrite`. Raises
+    PermissionDeniedError."""
+    found = repositories.find(snapshot, name, digest)
+    if not terms.create and (found is None or not found.is_manifest):
+        raise PermissionDeniedError(f"nothing new may be put into repository {name}")
+    changes = found is not None and found.is_manifest and found.media_type != media_type
+    if changes and not terms.overwrite:
+        raise PermissionDeniedError("the manifest is there under another media type")
+    for ref_key in refs:
+        value = snapshot.get(Table.REFS, ref_key.encode())
+        if value is None:
+            if not terms.create:
+                raise PermissionDeniedError(f"{ref_key} would be a new tag")
+        elif not terms.overwrite and read_ref(ref_key, value).digest != digest:
+            raise PermissionDeniedError(f"{ref_key} names another manifest already")
 
 
 def _missing(snapshot: Snapshot, name: str, needed: tuple[str, ...]) -> list[str]:
@@ -245,7 +330,9 @@ def _adopt(storage: Storage, name: str, ref: Ref) -> repositories.Member | None:
                 repositories.put(tx, name, row.digest, row.size, repositories.IDLE)
             for edge in edges:
                 child = graph.serial_of(tx, edge.digest)
-                if edge.kind != "subject" and child is not None and child not in seen:
+                # Only what was there, and so could be read, when the document was put: not what it
+                # merely names.
+                if edge.kind == "child" and child is not None and child not in seen:
                     seen.add(child)
                     todo.append(child)
         return repositories.find(tx, name, ref.digest)
@@ -330,4 +417,8 @@ def referrers(op: Operation, name: str, digest: str) -> Iterator[tuple[repositor
             and visible(storage, snapshot, one) is not None
         ]
     for member in sorted(members, key=lambda m: m.digest):
-        yield member, op.read(member.digest, jsonio.MAX_MANIFEST)
+        allowed = may_read(name, member.digest, manifest=True)
+        try:
+            yield member, op.read(member.digest, jsonio.MAX_MANIFEST, allowed)
+        except NotFoundError:
+            continue  # taken out of the repository meanwhile

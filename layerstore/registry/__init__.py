@@ -1,11 +1,12 @@
 """The registry: distribution-spec 1.1 over HTTP, an ASGI application on the public face of the store.
 
-    application = layerstore.registry.Registry(store)
+    application = layerstore.registry.Registry(store, layerstore.registry.load("registry.toml"))
 
 It needs no framework; any ASGI server serves it. `serve` runs uvicorn, of the extra `registry`.
 """
 
 from .app import Registry
+from .config import Config, load
 from .server import serve
 
-__all__ = ["Registry", "serve"]
+__all__ = ["Config", "Registry", "load", "serve"]

@@ -1,5 +1,7 @@
 """The application: from a request to its handler, and from errors to the answers of the specification.
 
+A request goes through one gate: its path is parsed, its caller made out, its rights looked up in the
+table of actions, and only then is the store asked. What is not in the table is not reached.
 Handlers are coroutines; what they ask of the store runs in threads, since it waits for the disk and
 computes outside the GIL. Nothing that a client sends can make more than one piece of it be held.
 """
@@ -9,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 from .. import (
@@ -22,37 +26,43 @@ from .. import (
     LimitError,
     MissingBlobsError,
     NotFoundError,
+    PermissionDeniedError,
     Repository,
+    RepositoryLimits,
     Store,
     StoreFullError,
     UnsupportedError,
 )
 from . import blobs, listings, manifests, routes, uploads
+from .authentication import Authentication, scopes
+from .config import Config
 from .http import Disconnected, Failure, Receive, Request, Response, Scope, Send, document
 from .routes import Route
 
 T = TypeVar("T")
+log = logging.getLogger("layerstore.registry")
 THREADS = 16
 VERSION = ("Docker-Distribution-Api-Version", "registry/2.0")
 
 
 class Registry:
-    """An ASGI application over one open store, which the caller closes after it. `idle`: seconds that a
-    blob which no manifest names is kept after somebody last asked for it. `sparse`: manifests of images
-    are taken though blobs that they name are not there."""
+    """An ASGI application over one open store, which the caller closes after it. Raises
+    InvalidInputError, UnsupportedError, OSError for users or keys of the configuration that cannot be
+    read."""
 
     def __init__(
-        self,
-        store: Store,
-        *,
-        idle: float = 24 * 3600.0,
-        sparse: bool = False,
-        threads: int = THREADS,
+        self, store: Store, config: Config | None = None, *, threads: int = THREADS
     ) -> None:
         self.store = store
-        self.idle = idle
-        self.sparse = sparse
+        self.config = config if config is not None else Config()
+        self.authentication = Authentication(self.config.access)
         self.uploads = uploads.Known()
+        limits = self.config.limits
+        self._limits = RepositoryLimits(
+            upload_bytes=limits.upload_bytes,
+            repository_bytes=limits.repository_bytes,
+            open_uploads=limits.open_uploads,
+        )
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="layerstore-registry")
 
     async def run(self, work: Callable[..., T], *args: object, **named: object) -> T:
@@ -61,11 +71,7 @@ class Registry:
         return await loop.run_in_executor(self._pool, functools.partial(work, *args, **named))
 
     def repository(self, name: str) -> Repository:
-        return self.store.repository(name, idle=self.idle)
-
-    def may_pull(self, name: str) -> bool:
-        """Whether whoever asks may read a repository."""
-        return True
+        return self.store.repository(name, idle=self.config.maintenance.idle, limits=self._limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -73,47 +79,75 @@ class Registry:
             return
         if scope["type"] != "http":
             raise RuntimeError(f"not HTTP: {scope['type']}")
+        limits = self.config.limits
+        request = None
         try:
-            request = Request(scope, receive)
+            request = Request(
+                scope, receive, header_bytes=limits.header_bytes, patience=limits.body_idle
+            )
             response = await self._answer(request)
         except Disconnected:
             return
         except Failure as failure:
             response = failure.response()
-        await self._send(response, scope["method"] == "HEAD", send)
+        await self._send(response, request, scope, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
                 self._pool.shutdown(wait=True)
+                self.authentication.close()
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return
 
     async def _answer(self, request: Request) -> Response:
         route = routes.parse(request.path)
+        action = self._action(route, request)
+        request.caller = await self.authentication.caller(request)
+        self._authorize(route, action, request)
         try:
-            return await self._dispatch(route, request)
+            return await action.handler(self, route, request)
+        except PermissionDeniedError as e:
+            raise Failure(403, "DENIED", e.message) from e
         except LayerstoreError as e:
             raise failure(e, route) from e
 
-    async def _dispatch(self, route: Route, request: Request) -> Response:
+    def _action(self, route: Route, request: Request) -> Action:
         method = "GET" if request.method == "HEAD" else request.method
-        if route.kind == "base" and method == "GET":
-            return document({})
-        handler = HANDLERS.get((route.kind, method))
-        if handler is None:
-            allowed = sorted(m for kind, m in HANDLERS if kind == route.kind)
-            raise Failure(
-                405,
-                "UNSUPPORTED",
-                f"{request.method} is not for this path",
-                headers=(("Allow", ", ".join(allowed)),),
-            )
-        return await handler(self, route, request)
+        action = ACTIONS.get((route.kind, method))
+        allowed = sorted(m for kind, m in ACTIONS if kind == route.kind)
+        if action is None or (self.config.readonly and method != "GET"):
+            reason = f"{request.method[:20]} is not for this path"
+            if action is not None:
+                reason, allowed = "the registry is read-only", ["GET"]
+            headers = (("Allow", ", ".join(allowed)),)
+            raise Failure(405, "UNSUPPORTED", reason, headers=headers)
+        return action
 
-    async def _send(self, response: Response, head: bool, send: Send) -> None:
+    def _authorize(self, route: Route, action: Action, request: Request) -> None:
+        """Fails for a caller who has none of the rights that an action needs one of."""
+        caller = request.caller
+        if route.name:
+            allowed = any(caller.may(right, route.name) for right in action.rights)
+        else:
+            # The base is where clients ask whether they need credentials, and try those that they
+            # have; the catalog shows to each what it may pull.
+            allowed = (
+                caller.name is not None
+                or not self.authentication.asks
+                or (route.kind == "catalog" and caller.policy.anyone_may_pull())
+            )
+        if not allowed:
+            raise self.authentication.refusal(
+                caller, scopes(route, action.rights, uploads.mount_source(request))
+            )
+
+    async def _send(
+        self, response: Response, request: Request | None, scope: Scope, send: Send
+    ) -> None:
+        head = scope["method"] == "HEAD"
         length = len(response.body) if response.length is None else response.length
         headers = [*response.headers, VERSION]
         if response.status not in (204, 304):
@@ -122,35 +156,78 @@ class Registry:
         pieces = response.pieces
         try:
             await send({"type": "http.response.start", "status": response.status, "headers": raw})
-            if head or pieces is None:
+            if head or pieces is None or request is None:
                 body = b"" if head else response.body
                 await send({"type": "http.response.body", "body": body})
-                return
-            # A blob that turns out to be damaged raises here, before its last piece: the server then
-            # drops the connection, and the client sees that the length was not reached.
-            async for piece in pieces:
-                await send({"type": "http.response.body", "body": bytes(piece), "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            else:
+                await self._stream(pieces, request, scope, send)
         finally:
             if pieces is not None:
                 with contextlib.suppress(RuntimeError):
                     await pieces.aclose()  # type: ignore[attr-defined]
 
+    async def _stream(
+        self,
+        pieces: AsyncIterator[bytes | memoryview],
+        request: Request,
+        scope: Scope,
+        send: Send,
+    ) -> None:
+        """A body as it is made, to a client that takes it. Otherwise, and where a blob turns out to be
+        damaged before its last piece, the connection is cut: the client sees that the length was not
+        reached."""
+        gone = asyncio.ensure_future(request.gone())
+        try:
+            async for piece in pieces:
+                if gone.done():
+                    return
+                async with asyncio.timeout(self.config.limits.body_idle):
+                    await send(
+                        {"type": "http.response.body", "body": bytes(piece), "more_body": True}
+                    )
+            await send({"type": "http.response.body", "body": b""})
+        except (LayerstoreError, OSError, EOFError) as e:
+            log.error("%s is cut off: %s", request.path, str(e) or "its client takes nothing")
+            scope.get("state", {}).get("abort", lambda: None)()
+            await asyncio.sleep(0)  # the server notices before it misses the rest of the answer
+        finally:
+            gone.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await gone
 
-HANDLERS = {
-    ("catalog", "GET"): listings.catalog,
-    ("tags", "GET"): listings.tags,
-    ("referrers", "GET"): listings.referrers,
-    ("blob", "GET"): blobs.get,
-    ("blob", "DELETE"): blobs.delete,
-    ("manifest", "GET"): manifests.get,
-    ("manifest", "PUT"): manifests.put,
-    ("manifest", "DELETE"): manifests.delete,
-    ("uploads", "POST"): uploads.begin,
-    ("upload", "GET"): uploads.status,
-    ("upload", "PATCH"): uploads.patch,
-    ("upload", "PUT"): uploads.finish,
-    ("upload", "DELETE"): uploads.cancel,
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What answers a request, and the rights of which its caller needs one."""
+
+    handler: Callable[[Registry, Route, Request], Awaitable[Response]]
+    rights: tuple[str, ...]
+
+
+async def base(registry: Registry, route: Route, request: Request) -> Response:
+    """GET of /v2/: yes, this is a registry (distribution-spec, "Determining Support")."""
+    return document({})
+
+
+PULL = ("pull",)
+PUSH = ("create", "overwrite")
+DELETE = ("delete",)
+
+ACTIONS = {
+    ("base", "GET"): Action(base, ()),
+    ("catalog", "GET"): Action(listings.catalog, ()),
+    ("tags", "GET"): Action(listings.tags, PULL),
+    ("referrers", "GET"): Action(listings.referrers, PULL),
+    ("blob", "GET"): Action(blobs.get, PULL),
+    ("blob", "DELETE"): Action(blobs.delete, DELETE),
+    ("manifest", "GET"): Action(manifests.get, PULL),
+    ("manifest", "PUT"): Action(manifests.put, PUSH),
+    ("manifest", "DELETE"): Action(manifests.delete, DELETE),
+    ("uploads", "POST"): Action(uploads.begin, PUSH),
+    ("upload", "GET"): Action(uploads.status, PUSH),
+    ("upload", "PATCH"): Action(uploads.patch, PUSH),
+    ("upload", "PUT"): Action(uploads.finish, PUSH),
+    ("upload", "DELETE"): Action(uploads.cancel, PUSH),
 }
 
 _UNKNOWN = {"manifest": "MANIFEST_UNKNOWN", "upload": "BLOB_UPLOAD_UNKNOWN", "tags": "NAME_UNKNOWN"}
@@ -181,7 +258,9 @@ def failure(error: LayerstoreError, route: Route) -> Failure:
             code = "DIGEST_INVALID"
         return Failure(400, code, error.message)
     if isinstance(error, BusyError):
-        return Failure(409, "BLOB_UPLOAD_INVALID", "somebody else is writing this upload")
+        if route.kind == "upload":
+            return Failure(409, "BLOB_UPLOAD_INVALID", "somebody else is writing this upload")
+        return Failure(429, "TOOMANYREQUESTS", error.message, headers=(("Retry-After", "5"),))
     if isinstance(error, CorruptError):
         return Failure(500, "UNKNOWN", "what is stored under this digest is damaged")
     raise error

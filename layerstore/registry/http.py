@@ -6,11 +6,15 @@ are taken as they were sent, so that no encoding hides anything.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
+
+if TYPE_CHECKING:
+    from .access import Caller
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -67,22 +71,52 @@ def empty(status: int, *headers: tuple[str, str]) -> Response:
     return Response(status, list(headers))
 
 
-class Request:
-    """One request. `path` is as it was sent, but for `%3A`, which clients use in digests."""
+ONCE = frozenset(
+    (
+        "authorization", "content-length", "content-range", "content-type", "host", "if-range",
+        "range", "transfer-encoding",
+    )
+)  # fmt: skip
+"""Headers that mean one thing: two of them are refused, lest two readers take one each."""
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+CLOSE = (("Connection", "close"),)
+
+
+class Request:
+    """One request. `path` is as it was sent, but for `%3A`, which clients use in digests. `patience`:
+    seconds that a client may be silent in the middle of its body."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        *,
+        header_bytes: int = 1 << 20,
+        patience: float | None = None,
+    ) -> None:
+        self.caller: Caller  # set before any handler sees the request
         self._receive = receive
+        self._patience = patience
         self.method: str = scope["method"]
         raw: bytes = scope.get("raw_path") or scope["path"].encode()
         self.path = raw.decode("latin-1").replace("%3A", ":").replace("%3a", ":")
+        query: bytes = scope.get("query_string", b"")
+        if len(raw) + len(query) + sum(len(n) + len(v) for n, v in scope["headers"]) > header_bytes:
+            raise Failure(431, "UNSUPPORTED", f"more than {header_bytes} bytes of headers")
         self.headers: dict[str, str] = {}
         for name, value in scope["headers"]:
-            self.headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+            key = name.decode("latin-1").lower()
+            if key in ONCE and key in self.headers:
+                raise Failure(400, "UNSUPPORTED", f"{key} is there twice", headers=CLOSE)
+            self.headers.setdefault(key, value.decode("latin-1"))
+        if "transfer-encoding" in self.headers and "content-length" in self.headers:
+            # RFC 9112, 6.1: what a proxy in between took for the end of this request is not known.
+            raise Failure(400, "UNSUPPORTED", "two lengths of one body", headers=CLOSE)
         try:
             self.query = parse_qs(
-                scope.get("query_string", b"").decode("ascii"),
+                query.decode("ascii"),
                 keep_blank_values=True,
-                strict_parsing=bool(scope.get("query_string")),
+                strict_parsing=bool(query),
                 max_num_fields=64,
                 errors="strict",
             )
@@ -108,15 +142,34 @@ class Request:
         return int(text)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises Disconnected."""
+        """The body as it comes. Raises Disconnected; fails with 408 for a client that is silent."""
         while not self._ended:
-            message = await self._receive()
+            try:
+                async with asyncio.timeout(self._patience):
+                    message = await self._receive()
+            except TimeoutError as e:
+                raise Failure(
+                    408,
+                    "BLOB_UPLOAD_INVALID",
+                    f"nothing came for {self._patience} seconds",
+                    headers=CLOSE,
+                ) from e
             if message["type"] == "http.disconnect":
                 raise Disconnected
             self._ended = not message.get("more_body", False)
             body = message.get("body", b"")
             if body:
                 yield body
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of the body was read."""
+        return self._ended
+
+    async def gone(self) -> None:
+        """Returns when the client is gone, once its body was read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
     async def body(self, limit: int) -> bytes:
         """The whole body. Fails with 413 past `limit` bytes."""

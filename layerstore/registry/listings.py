@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
+from . import routes
 from .http import Failure, Request, Response, document
 from .routes import Route
 
@@ -45,9 +46,17 @@ async def tags(registry: Registry, route: Route, request: Request) -> Response:
 
 
 async def catalog(registry: Registry, route: Route, request: Request) -> Response:
-    """GET of the repositories, sorted."""
+    """GET of the repositories that may be pulled, sorted."""
     limit, last = _page(request)
-    found = await registry.run(registry.store.repositories, last, limit + 1)
+    if len(last) > routes.MAX_NAME:
+        raise Failure(400, "NAME_INVALID", "`last` is longer than any name")
+    found: list[str] = []
+    while len(found) <= limit:
+        names = await registry.run(registry.store.repositories, last, PAGE)
+        found += [name for name in names if request.caller.may("pull", name)]
+        if len(names) < PAGE:
+            break
+        last = names[-1]
     more, found = len(found) > limit, found[:limit]
     return _linked(document({"repositories": found}), "/v2/_catalog", found, limit, more)
 

@@ -13,7 +13,6 @@ from .routes import Route
 if TYPE_CHECKING:
     from .app import Registry
 
-LIMIT = 4 << 20
 MAX_TAGS = 64
 
 
@@ -38,7 +37,7 @@ async def put(registry: Registry, route: Route, request: Request) -> Response:
     media_type = request.headers.get("content-type", "").strip()
     if not media_type:
         raise Failure(400, "MANIFEST_INVALID", "a manifest comes with its Content-Type")
-    data = await request.body(LIMIT)
+    data = await request.body(registry.config.limits.manifest_bytes)
     tags = list(dict.fromkeys(request.query.get("tag", [])))
     if len(tags) > MAX_TAGS:
         raise Failure(400, "TAG_INVALID", f"more than {MAX_TAGS} tags at once")
@@ -57,7 +56,9 @@ async def put(registry: Registry, route: Route, request: Request) -> Response:
         media_type,
         tags=tags,
         digest=digest,
-        sparse=registry.sparse,
+        sparse=registry.config.sparse,
+        overwrite=request.caller.may("overwrite", route.name),
+        create=request.caller.may("create", route.name),
     )
     response = empty(
         201,

@@ -55,8 +55,12 @@ def parse(path: str) -> Route:
     return Route(kind, name, argument)
 
 
+def is_name(name: str) -> bool:
+    return len(name) <= MAX_NAME and _NAME.match(name) is not None
+
+
 def check_name(name: str) -> None:
-    if len(name) > MAX_NAME or not _NAME.match(name):
+    if not is_name(name):
         raise Failure(400, "NAME_INVALID", f"not a name of a repository: {name[:100]!r}")
 
 

@@ -1,39 +1,43 @@
 """The registry served over HTTP by uvicorn (the extra `registry`), until it is told to stop.
 
-Nothing is asked of clients yet: so it listens on loopback only. On SIGINT or SIGTERM requests that are
-being answered end first, for a while; what uploads brought is kept, to go on with after a restart.
+Where the configuration does not say who may do what, it listens on loopback only. On SIGINT or
+SIGTERM requests that are being answered end first, for a while; what uploads brought is kept, to go on
+with after a restart.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
+import math
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 from .. import InvalidInputError, Store, UnsupportedError
 from .app import Registry
+from .config import Config, Tls
 
-GRACE = 30
-"""Seconds that a request may take when the server is to stop."""
 BACKLOG = 512
 
 
-def listen(address: str) -> socket.socket:
+def listen(address: str, *, anywhere: bool = False) -> socket.socket:
     """A listening socket for `HOST:PORT` (port 0: any). Raises InvalidInputError for what is no such
-    address, or none of loopback; OSError when it is taken."""
+    address, or none of loopback unless `anywhere` is allowed; OSError when it is taken."""
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise InvalidInputError(f"not an address to listen on: {address!r} (HOST:PORT)")
     found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, where = found[0]
-    if not ipaddress.ip_address(str(where[0]).partition("%")[0]).is_loopback:
+    loopback = ipaddress.ip_address(str(where[0]).partition("%")[0]).is_loopback
+    if not loopback and not anywhere:
         raise InvalidInputError(
             f"{address}: whoever reaches this server may read and write everything in it, so it "
-            "listens on loopback only (127.0.0.1 or [::1])"
+            "listens on loopback only (127.0.0.1 or [::1]) unless [access] of a configuration says "
+            "who may do what"
         )
     server = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -46,28 +50,41 @@ def listen(address: str) -> socket.socket:
     return server
 
 
-def url_of(server: socket.socket) -> str:
+def url_of(server: socket.socket, *, tls: bool = False) -> str:
     """Where a client finds it."""
     host, port = server.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def serve(
-    store: Store,
-    address: str,
-    *,
-    idle: float,
-    sparse: bool = False,
-    ready: Callable[[str], None] | None = None,
-) -> None:
+def check_tls(tls: Tls) -> None:
+    """Raises InvalidInputError for a certificate and key that cannot be used, or do not fit."""
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            tls.certificate, tls.key, password=""
+        )
+    except (OSError, ValueError) as e:  # ssl.SSLError is an OSError
+        raise InvalidInputError(
+            f"TLS is not possible with {tls.certificate} and {tls.key}: {e}", path=tls.certificate
+        ) from e
+
+
+def serve(store: Store, config: Config, *, ready: Callable[[str], None] | None = None) -> None:
     """Serves a store until a signal stops it; `ready` is called with the URL once requests are taken.
-    Raises UnsupportedError where uvicorn is not installed, and what `listen` does."""
+    Raises UnsupportedError where a package of the extra is not installed, InvalidInputError for a
+    configuration that cannot be used, and what `listen` does."""
     try:
         import uvicorn
+
+        from .connection import connection
     except ImportError as e:
         raise UnsupportedError(
             "the registry needs uvicorn: pip install 'layerstore[registry]'"
         ) from e
+    tls = config.server.tls
+    if tls is not None:
+        check_tls(tls)
+    application = Registry(store, config)
 
     class Server(uvicorn.Server):
         """Ends on a signal, and leaves it at that: a stop that was asked for is no failure."""
@@ -88,15 +105,24 @@ def serve(
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if ready is not None and self.started:
-                ready(url_of(listening))
+                ready(url_of(listening, tls=tls is not None))
 
-    with contextlib.closing(listen(address)) as listening:
-        config = uvicorn.Config(
-            Registry(store, idle=idle, sparse=sparse),
+    with contextlib.closing(
+        listen(config.server.listen, anywhere=config.access is not None)
+    ) as listening:
+        settings = uvicorn.Config(
+            application,
+            http=connection(config.limits),
+            ws="none",
+            proxy_headers=False,
+            h11_max_incomplete_event_size=config.limits.header_bytes,
+            limit_concurrency=config.limits.connections,
             log_level="warning",
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=GRACE,
+            timeout_graceful_shutdown=math.ceil(config.server.grace),
             lifespan="on",
+            ssl_certfile=None if tls is None else tls.certificate,
+            ssl_keyfile=None if tls is None else tls.key,
         )
-        Server(config).run(sockets=[listening])
+        Server(settings).run(sockets=[listening])

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from .. import LayerstoreError, RepositoryUpload
+from .. import LayerstoreError, LimitError, RepositoryUpload
 from . import routes
 from .http import Disconnected, Failure, Request, Response, empty
 from .routes import Route
@@ -46,6 +46,12 @@ class Known:
                 self._hashes.popitem(last=False)
 
 
+def mount_source(request: Request) -> str | None:
+    """The other repository that a request to mount wants to read."""
+    values = request.query.get("from", []) if "mount" in request.query else []
+    return values[0] if len(values) == 1 and routes.is_name(values[0]) else None
+
+
 async def begin(registry: Registry, route: Route, request: Request) -> Response:
     """POST: a new upload; a whole blob at once with `digest`; or a mount with `mount` and `from`."""
     repository = registry.repository(route.name)
@@ -55,11 +61,16 @@ async def begin(registry: Registry, route: Route, request: Request) -> Response:
     mounted, source = request.one("mount"), request.one("from")
     if mounted is not None:
         routes.check_digest(mounted)
-        if source is not None:
-            routes.check_name(source)
-            found = await registry.run(repository.mount, mounted, registry.repository(source))
+        if source is None:
+            found = await registry.run(
+                repository.mount_any, mounted, lambda name: request.caller.may("pull", name)
+            )
         else:
-            found = await registry.run(repository.mount_any, mounted, registry.may_pull)
+            routes.check_name(source)
+            # What may not be pulled there is not there: the upload begins, as for any other blob.
+            found = None
+            if request.caller.may("pull", source):
+                found = await registry.run(repository.mount, mounted, registry.repository(source))
         if found is not None:
             return _created(route.name, mounted)
     digest = request.one("digest")
@@ -85,8 +96,13 @@ async def patch(registry: Registry, route: Route, request: Request) -> Response:
     try:
         _check_range(route.name, request, upload)
         await _receive(registry, request, upload)
-    finally:
+    except LimitError:
+        await registry.run(upload.abort)
+        raise
+    except BaseException:
         await _close(registry, upload)
+        raise
+    await _close(registry, upload)
     return _status(route.name, upload, 202)
 
 
@@ -126,7 +142,7 @@ async def _finish(
         await registry.run(upload.commit, digest)
     except LayerstoreError as e:
         # Wrong bytes stay wrong; a full disk may have room later.
-        drop = e.kind in ("digest-mismatch", "invalid-input") or not keep
+        drop = e.kind in ("digest-mismatch", "invalid-input", "limit") or not keep
         await (registry.run(upload.abort) if drop else _close(registry, upload))
         raise
     except BaseException:
@@ -170,8 +186,10 @@ def _check_range(name: str, request: Request, upload: RepositoryUpload) -> None:
 
 
 async def _receive(registry: Registry, request: Request, upload: RepositoryUpload) -> None:
-    """The body into the upload. What came before a client went away stays."""
+    """The body into the upload. What came before a client went away, or went silent, stays."""
     expected = request.length
+    if expected is not None:
+        upload.check_room(expected)
     parts: list[bytes] = []
     held = got = 0
 
@@ -190,7 +208,7 @@ async def _receive(registry: Registry, request: Request, upload: RepositoryUploa
             got += len(piece)
             if held >= BUFFER:
                 await flush()
-    except Disconnected:
+    except (Disconnected, Failure):
         await flush()
         raise
     await flush()

@@ -258,16 +258,18 @@ class Operation:
         *,
         refs: Mapping[str, Ref] | None = None,
         remove: Iterable[str] = (),
+        before: Callable[[Write], None] | None = None,
         also: Callable[[Write], None] | None = None,
     ) -> None:
-        """Makes staged blobs, refs and what `also` writes visible, atomically and durably.
+        """Makes staged blobs, refs and what `also` writes visible, atomically and durably. `before` is
+        called first in the same transaction: what it raises ends the commit.
 
         A digest that became known meanwhile keeps its first blob; the staged one is dropped.
         Raises Fenced when something named was deleted, NotFoundError for a ref to nothing."""
         sink = self._sink
         if sink is None:
             self.storage.index.update(
-                lambda tx: self._work(tx, staged, refs or {}, remove, None, [], (), also)
+                lambda tx: self._work(tx, staged, refs or {}, remove, None, [], (), before, also)
             )
         else:
             with sink.lock:
@@ -276,7 +278,7 @@ class Operation:
                 try:
                     self.storage.index.update(
                         lambda tx: self._work(
-                            tx, staged, refs or {}, remove, sink, ready, files, also
+                            tx, staged, refs or {}, remove, sink, ready, files, before, also
                         )
                     )
                 except BaseException:
@@ -296,8 +298,11 @@ class Operation:
         sink: Sink | None,
         ready: list[Batch],
         files: Iterable[tuple[bytes, bytes]],
+        before: Callable[[Write], None] | None,
         also: Callable[[Write], None] | None,
     ) -> None:
+        if before is not None:
+            before(tx)
         if sink is not None:
             sink.writer.rows(tx)
             self._put_rows(tx, ready, files)

@@ -69,6 +69,13 @@ def members(snapshot: Snapshot, name: str, after: str | None = None) -> Iterator
         yield _parse(from_key(key[len(prefix) :]), value)
 
 
+def total(snapshot: Snapshot, name: str) -> int:
+    """Bytes of all that a repository has; reads each of its rows."""
+    return sum(
+        json.loads(value)["size"] for _, value in snapshot.items(Table.MEMBERS, _prefix(name))
+    )
+
+
 def keys(snapshot: Snapshot) -> Iterator[tuple[str, bytes]]:
     """Repository and digest key of every row."""
     for key, _ in snapshot.items(Table.MEMBERS):

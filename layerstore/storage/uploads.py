@@ -20,25 +20,27 @@ from .raws import PieceHasher, RawWriter
 if TYPE_CHECKING:
     from .storage import Storage
 
+
 TTL = 24 * 3600.0
-"""Seconds without use after which an upload may go."""
+"""Seconds without use after which an upload may go, if nothing else is said."""
 
 
 class Upload:
     """One upload, locked by this handle."""
 
-    def __init__(self, storage: Storage, upload_id: str, *, new: bool) -> None:
+    def __init__(self, storage: Storage, upload_id: str, *, ttl: float | None = None) -> None:
+        """A new one with a `ttl`, in seconds without use after which it may go."""
         self._storage = storage
         self.id = upload_id
         self._lock = FileLock(path_of(storage, upload_id))
-        if not self._lock.try_acquire(create=new):
+        if not self._lock.try_acquire(create=ttl is not None):
             if os.path.exists(self._lock.path):
                 raise BusyError(f"upload {upload_id} is being written by somebody else")
             raise NotFoundError(f"no upload {upload_id}")
         lease = bytes.fromhex(upload_id)
-        if new:
+        if ttl is not None:
             storage.disk.sync_dir(os.path.dirname(self._lock.path))
-            storage.index.update(lambda tx: leases.create(tx, lease, TTL))
+            storage.index.update(lambda tx: leases.create(tx, lease, ttl))
         elif not storage.index.update(lambda tx: leases.touch(tx, lease)):
             self.close()
             raise NotFoundError(f"upload {upload_id} has expired")
@@ -89,21 +91,27 @@ def path_of(storage: Storage, upload_id: str) -> str:
     return os.path.join(storage.path, "uploads", upload_id)
 
 
-def begin(storage: Storage) -> Upload:
-    """A new, empty upload."""
-    storage.disk.mkdir(os.path.join(storage.path, "uploads"))
-    return Upload(storage, secrets.token_hex(8), new=True)
+def begin(storage: Storage, ttl: float = TTL, limit: int | None = None) -> Upload:
+    """A new, empty upload, for `ttl` seconds after its last use. Raises BusyError where `limit` uploads
+    are open in the store."""
+    folder = os.path.join(storage.path, "uploads")
+    storage.disk.mkdir(folder)
+    if limit is not None and len(os.listdir(folder)) >= limit:
+        reclaim(storage)
+        if len(os.listdir(folder)) >= limit:
+            raise BusyError(f"{limit} uploads are open, which is as many as may be")
+    return Upload(storage, secrets.token_hex(8), ttl=ttl)
 
 
 def resume(storage: Storage, upload_id: str) -> Upload:
     """One that was begun before. Raises NotFoundError, BusyError."""
     if not is_id(upload_id):
         raise NotFoundError(f"no upload {upload_id!r}")
-    return Upload(storage, upload_id, new=False)
+    return Upload(storage, upload_id)
 
 
 def reclaim(storage: Storage) -> int:
-    """Unlinks uploads whose lease is gone and that nobody writes; returns the bytes."""
+    """Unlinks uploads whose lease is gone or expired, and that nobody writes; returns the bytes."""
     folder = os.path.join(storage.path, "uploads")
     if not os.path.isdir(folder):
         return 0
@@ -117,7 +125,8 @@ def reclaim(storage: Storage) -> int:
         try:
             # Locked first, then looked: an upload that begins has its lease before it lets go.
             with storage.index.read() as snapshot:
-                if snapshot.get(Table.LEASES, bytes.fromhex(name)) is not None:
+                lease = snapshot.get(Table.LEASES, bytes.fromhex(name))
+                if lease is not None and not leases.expired(lease):
                     continue
             freed += os.fstat(lock.fd).st_blocks * 512
             storage.disk.unlink(lock.path)

@@ -23,7 +23,8 @@ class Answer:
 
 
 class Client:
-    """`pieces` of a body come as messages of their own; `cut` ends the connection after them."""
+    """`pieces` of a body come as messages of their own; after them, `cut` ends the connection, and
+    `silent` says nothing more of a body that goes on."""
 
     def __init__(self, application) -> None:
         self.application = application
@@ -37,6 +38,7 @@ class Client:
         *,
         pieces: Iterable[bytes] | None = None,
         cut: bool = False,
+        silent: bool = False,
     ) -> Answer | None:
         target, _, query = path.partition("?")
         sent = {name.lower(): value for name, value in (headers or {}).items()}
@@ -61,8 +63,10 @@ class Client:
                 return {
                     "type": "http.request",
                     "body": piece,
-                    "more_body": bool(waiting) or cut,
+                    "more_body": bool(waiting) or cut or silent,
                 }
+            if not cut:
+                await asyncio.Event().wait()  # a client that is there says nothing more
             return {"type": "http.disconnect"}
 
         async def send(message) -> None:

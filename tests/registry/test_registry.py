@@ -9,7 +9,8 @@ import pytest
 from registry.asgi import Client
 
 import layerstore
-from layerstore.registry import Registry
+from layerstore.registry import Config, Registry
+from layerstore.registry.config import MaintenanceConfig
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -198,7 +199,7 @@ def test_what_is_put_stays_through_gc(client, store):
 
 
 def test_what_no_manifest_names_goes_when_nobody_asks(store):
-    client = Client(Registry(store, idle=0.05))
+    client = Client(Registry(store, Config(maintenance=MaintenanceConfig(idle=0.05))))
     push(client, b"{}")
     layer = push(client, b"layer")
     lone = push(client, b"alone")
