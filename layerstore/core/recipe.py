@@ -351,6 +351,9 @@ def candidates(first: Span, header: bytes | None = None) -> list[Model]:
         "kp": _vote(far, size > 0 and size % 65535 == 0, klauspost, far and flushes),
         "": -1,
     }
+    if flushes:
+        # Of zlib's relatives only pigz flushes by itself; zlib's own models come close to it.
+        families["zlib"].sort(key=lambda m: not (110 < m.id < 120 or m.id > 150))
     order = sorted(families, key=lambda name: -votes[name])
     return [m for name in order for m in families[name]]
 
