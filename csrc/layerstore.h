@@ -805,6 +805,8 @@ typedef struct ls_respan {
  * as many. LS_EFORMAT when the parts do not fit. */
 int ls_respan_make(void *work, uint32_t model, const ls_respan *r, uint32_t *tokens,
                    uint32_t *scratch, uint8_t *out, size_t room, size_t *out_len, ls_error *err);
+/* Tokens that the model mispredicted in the span which the last call took with this memory. */
+size_t ls_respan_mispredicted(const void *work);
 
 /* ---- mounts -------------------------------------------------------------------------------------- */
 /* These do system calls, and need the rights for them (CAP_SYS_ADMIN in the namespaces concerned).

@@ -6,6 +6,7 @@
 
 static const ls_model *const families[] = {
     ls_models_none, ls_models_zlib, ls_models_golazy, ls_models_gofast, ls_models_kp,
+    ls_models_kpgreedy,
 };
 
 typedef struct none {

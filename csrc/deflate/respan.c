@@ -140,6 +140,7 @@ static int code_corrections(ls_walk *w, size_t *count, size_t most) {
             return too_much(w);
     }
     *count = n;
+    w->mispredicted += n;
     return LS_OK;
 }
 
@@ -731,4 +732,8 @@ int ls_respan_make(void *work, uint32_t model, const ls_respan *r, uint32_t *tok
         return misfit(w, "other bits come out than should");
     *out_len = (size_t)(w->bits.at - out);
     return LS_OK;
+}
+
+size_t ls_respan_mispredicted(const void *work) {
+    return ((const ls_walk *)work)->mispredicted;
 }

@@ -41,6 +41,7 @@ typedef struct ls_walk {
     ls_token *tokens;
     ls_correction *corrections;
     size_t capacity; /* analysis: corrections of a block that are still worth it */
+    size_t mispredicted; /* tokens so far */
     ls_error *err;
     /* analysis */
     const ls_tokens_span *span;

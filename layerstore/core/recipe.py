@@ -119,6 +119,7 @@ class Span:
         "number",
         "offset",
         "size",
+        "tokens",
     )
 
     def __init__(self, number: int, arrays: _Arrays, pool: list[_Arrays]) -> None:
@@ -129,6 +130,7 @@ class Span:
         self.offset: int = s.offset
         """Bytes of the blob's content before it."""
         self.size: int = s.size
+        self.tokens: int = s.n_tokens
         self.bit_start: int = s.bit
         self.bit_end: int = s.end_bit
         whole = memoryview(ffi.buffer(arrays.content, s.before + s.size))
@@ -308,10 +310,33 @@ def analyse(span: Span, following: Span | None, model: Model, limit: int) -> byt
     return corrections
 
 
-def candidates(first: Span) -> list[Model]:
-    """The models that may have made a blob, by its header and its first block; likeliest first."""
+def mispredicted(span: Span, following: Span | None, model: Model) -> int:
+    """Of how many tokens of a span the model is wrong: those that its corrections name. Takes the time
+    of an analysis; for reports."""
+    if analyse(span, following, model, span.size + 65536) is None:
+        raise LimitError("the model does not follow the span")
+    found: int = lib.ls_respan_mispredicted(_work.state(model))
+    return found
+
+
+def telling(span: Span) -> int:
+    """How much a span tells of its encoder: tokens that chose between literals and matches, about.
+    Bytes that are stored, or literals throughout, or one long run, tell nothing."""
+    s = span._struct
+    tokens = saved = 0
+    for i in range(s.n_events):
+        event = s.events[i]
+        if event.kind in (lib.LS_EVENT_FIXED, lib.LS_EVENT_DYNAMIC):
+            tokens += event.tokens
+            saved += event.size - event.tokens
+    return min(tokens, saved)
+
+
+def candidates(first: Span, header: bytes | None = None) -> list[Model]:
+    """The models that may have made a blob, by its header and a span's first block; likeliest first.
+    `header`: the blob's, if the span does not begin with it."""
     s = first._struct
-    header = first.header
+    header = first.header if header is None else header
     families: dict[str, list[Model]] = {"zlib": [], "go": [], "fast": [], "kp": [], "": []}
     for m in models():
         families[_family(m.id)].append(m)
@@ -326,6 +351,9 @@ def candidates(first: Span) -> list[Model]:
         "kp": _vote(far, size > 0 and size % 65535 == 0, klauspost, far and flushes),
         "": -1,
     }
+    if flushes:
+        # Of zlib's relatives only pigz flushes by itself; zlib's own models come close to it.
+        families["zlib"].sort(key=lambda m: not (110 < m.id < 120 or m.id > 150))
     order = sorted(families, key=lambda name: -votes[name])
     return [m for name in order for m in families[name]]
 

@@ -49,6 +49,10 @@ SMALL = 1024
 FIRST_SPAN = 256 << 10
 """Content of the first span: so long a reader waits for the first byte."""
 SPAN = 1 << 20
+TELLING = 4096
+"""`recipes.telling` of the spans that a model is chosen by, at least, if the blob has such."""
+LOOK_AHEAD = 64 << 20
+"""Bytes of content in which such a span is looked for."""
 FEED = 64 << 10
 HEAD = 4096
 
@@ -274,6 +278,7 @@ class _Work:
                     row.size,
                     limits,
                     self._likely,
+                    self._again,
                 )
                 try:
                     inner = self._ingest(op, analysis.content())
@@ -285,6 +290,14 @@ class _Work:
                 finally:
                     analysis.close()
             return self._commit(op, inner, analysis.recipe())
+
+    def _again(self) -> Iterator[memoryview]:
+        """The blob once more."""
+        with BlobFile(self._storage, self._row.digest, self._op) as blob:
+            for piece in blob.chunks():
+                if self._limits.stop():
+                    raise Stopped
+                yield piece
 
     def _ingest(self, op: Operation, content: Iterable[bytes | memoryview]) -> Staged:
         """The content, taken in as any blob is. Nothing is made from what is compressed itself."""
@@ -421,6 +434,10 @@ class _Work:
         return recipe.model.name
 
 
+_Probe = tuple[recipes.Span, recipes.Span | None]
+"""A span, and the one behind it."""
+
+
 class _Analysis:
     """A gzip blob as content, and as what an encoder would need to make it of that."""
 
@@ -432,7 +449,9 @@ class _Analysis:
         size: int,
         limits: Limits,
         likely: str,
+        again: Callable[[], Iterator[memoryview]],
     ) -> None:
+        self._again = again
         self._pool = pool
         self._workers = workers
         self._blob = blob
@@ -487,27 +506,55 @@ class _Analysis:
                     self._collect()
 
     def _choose(self) -> None:
-        """The model with the fewest corrections on the first spans. Two of them, as far as there are
-        so many: the first one is short."""
+        """The model with the fewest corrections on the first two spans (the first one is short), or,
+        where they tell little of their encoder, on one behind them that tells more."""
         first, *more = self._spans
-        second = more[0] if more else None
-        third = more[1] if len(more) > 1 else None
+        following = [*more, None]
+        probes: list[_Probe] = list(zip(self._spans, following, strict=True))[:2]
+        told = sum(recipes.telling(span) for span, _ in probes)
+        if len(more) > 1 and told < TELLING:
+            ahead = self._look_ahead(told)
+            probes = [ahead] if ahead else probes
+            told = max(told, *(recipes.telling(span) for span, _ in probes))
         best: recipes.Model | None = None
-        least = first.size + (second.size if second is not None else 0) + SMALL
-        for model in recipes.candidates(first):
-            cost = recipes.analyse(first, second, model, least)
-            total = least if cost is None else len(cost)
-            if cost is not None and second is not None:
-                cost = recipes.analyse(second, third, model, max(0, least - total))
-                total = least if cost is None else total + len(cost)
-            if cost is not None and (best is None or total < least):
-                best, least = model, total
-                if total <= recipes.ENOUGH:
+        least = sum(span.size for span, _ in probes) + SMALL
+        for model in recipes.candidates(probes[0][0], first.header):
+            total = 0
+            for span, behind in probes:
+                cost = recipes.analyse(span, behind, model, max(0, least - total))
+                if cost is None:
                     break
+                total += len(cost)
+            else:
+                if best is None or total < least:
+                    best, least = model, total
+                    if total <= recipes.ENOUGH and told >= TELLING:
+                        break
         if best is None:
             raise _GivenUp("no model of an encoder fits it", self._likely, -1)
         self._recipe = recipes.Recipe(best)
         self._decoder.span = max(SPAN, best.span)
+
+    def _look_ahead(self, told: int) -> _Probe | None:
+        """The first span that tells enough, else the one that tells most, if that is more than `told`;
+        with what follows it."""
+        decoder = recipes.Decoder(SPAN)
+        best: _Probe | None = None
+        last: recipes.Span | None = None
+        for span in self._spans_again(decoder):
+            if last is not None and recipes.telling(last) > told:
+                best, told = (last, span), recipes.telling(last)
+            last = span
+            if told >= TELLING or decoder.content_size > LOOK_AHEAD:
+                break
+        return best
+
+    def _spans_again(self, decoder: recipes.Decoder) -> Iterator[recipes.Span | None]:
+        for piece in self._again():
+            for at in range(0, len(piece), FEED):
+                yield from decoder.feed(piece[at : at + FEED])
+        yield from decoder.finish()
+        yield None
 
     def _submit(self, span: recipes.Span, following: recipes.Span | None) -> None:
         assert self._recipe is not None

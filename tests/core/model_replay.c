@@ -297,7 +297,7 @@ static int make(const ls_model *m, void *state, const uint8_t *content, size_t s
 int main(int argc, char **argv) {
     if (argc < 3)
         return 2;
-    const ls_model *m = NULL, *tables[] = {ls_models_gofast, ls_models_kp};
+    const ls_model *m = NULL, *tables[] = {ls_models_gofast, ls_models_kp, ls_models_kpgreedy};
     for (size_t t = 0; t < sizeof tables / sizeof *tables; t++)
         for (const ls_model *each = tables[t]; each->id; each++)
             if (each->id == (uint32_t)atoi(argv[1]))
