@@ -101,6 +101,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "layerstore serve": (
         ("a registry for this machine", "layerstore serve --listen 127.0.0.1:5000"),
+        ("a mirror of another", "layerstore serve --proxy docker://docker.io --proxy-ttl 10m"),
         ("its URL as JSON, on any free port", "layerstore --json serve --listen 127.0.0.1:0"),
     ),
     "layerstore commit": (

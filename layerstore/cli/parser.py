@@ -815,10 +815,24 @@ VERBS = (
             _flag(
                 "--sparse", help="take manifests of images though blobs that they name are absent"
             ),
+            _option(
+                "--proxy",
+                help="be a mirror: what is asked for comes from this registry, once",
+                metavar="docker://HOST[/PREFIX]",
+            ),
+            _option(
+                "--proxy-ttl",
+                help="of a mirror: ask for a tag again after this time (default: 1h)",
+                metavar="TIME",
+                type=arguments.duration,
+                default=3600.0,
+            ),
+            *_remote(),
         ),
         "Speaks the OCI distribution specification until it is interrupted. Whoever reaches it may "
         "read and write: it asks nobody who they are, and so listens on loopback only. An image "
-        "APP:TAG of the store is APP:TAG of the registry.",
+        "APP:TAG of the store is APP:TAG of the registry. A mirror is read-only; it gives out what it "
+        "has while the other registry is away, and keeps APP as HOST/APP.",
     ),
     Verb(
         "completion",

@@ -6,6 +6,7 @@ It needs no framework; any ASGI server serves it. `serve` runs uvicorn, of the e
 """
 
 from .app import Registry
+from .mirror import Mirror
 from .server import serve
 
-__all__ = ["Registry", "serve"]
+__all__ = ["Mirror", "Registry", "serve"]

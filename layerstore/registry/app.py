@@ -29,6 +29,7 @@ from .. import (
 )
 from . import blobs, listings, manifests, routes, uploads
 from .http import Disconnected, Failure, Receive, Request, Response, Scope, Send, document
+from .mirror import Mirror
 from .routes import Route
 
 T = TypeVar("T")
@@ -39,7 +40,8 @@ VERSION = ("Docker-Distribution-Api-Version", "registry/2.0")
 class Registry:
     """An ASGI application over one open store, which the caller closes after it. `idle`: seconds that a
     blob which no manifest names is kept after somebody last asked for it. `sparse`: manifests of images
-    are taken though blobs that they name are not there."""
+    are taken though blobs that they name are not there. `mirror`: of which registry it is one; it is
+    closed with the application."""
 
     def __init__(
         self,
@@ -47,11 +49,13 @@ class Registry:
         *,
         idle: float = 24 * 3600.0,
         sparse: bool = False,
+        mirror: Mirror | None = None,
         threads: int = THREADS,
     ) -> None:
         self.store = store
         self.idle = idle
         self.sparse = sparse
+        self.mirror = mirror
         self.uploads = uploads.Known()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="layerstore-registry")
 
@@ -86,6 +90,8 @@ class Registry:
         while True:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
+                if self.mirror is not None:
+                    await self.run(self.mirror.close)
                 self._pool.shutdown(wait=True)
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
@@ -99,6 +105,8 @@ class Registry:
             raise failure(e, route) from e
 
     async def _dispatch(self, route: Route, request: Request) -> Response:
+        if self.mirror is not None and route.kind != "base":
+            return await self.mirror.answer(self, route, request)
         method = "GET" if request.method == "HEAD" else request.method
         if route.kind == "base" and method == "GET":
             return document({})

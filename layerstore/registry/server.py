@@ -15,6 +15,7 @@ from types import FrameType
 
 from .. import InvalidInputError, Store, UnsupportedError
 from .app import Registry
+from .mirror import Mirror
 
 GRACE = 30
 """Seconds that a request may take when the server is to stop."""
@@ -58,6 +59,7 @@ def serve(
     *,
     idle: float,
     sparse: bool = False,
+    mirror: Mirror | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serves a store until a signal stops it; `ready` is called with the URL once requests are taken.
@@ -92,7 +94,7 @@ def serve(
 
     with contextlib.closing(listen(address)) as listening:
         config = uvicorn.Config(
-            Registry(store, idle=idle, sparse=sparse),
+            Registry(store, idle=idle, sparse=sparse, mirror=mirror),
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -14,7 +14,7 @@ import re
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from .. import mediatypes
@@ -33,6 +33,9 @@ from .options import RemoteOptions
 from .retries import PASSING, Patience, retry_after
 from .tokens import MAX_TOKEN, Authority, scope
 from .wire import MAX_SMALL, BrokenConnection, Response, Wire
+
+if TYPE_CHECKING:
+    from .blobs import RemoteBlob
 
 MAX_MANIFEST = 4 << 20
 MAX_LISTING = 4 << 20
@@ -93,6 +96,18 @@ class Remote:
         self._lock = threading.Lock()
         self._challenges: list[str] = []
 
+    @classmethod
+    def of(
+        cls,
+        text: str,
+        options: RemoteOptions | None = None,
+        *,
+        stopped: threading.Event | None = None,
+    ) -> tuple[Remote, str]:
+        """The registry of `docker://HOST[:PORT][/PREFIX]`, and what its repositories begin with."""
+        host, prefix = names.parse_registry(text)
+        return cls(host, options, stopped=stopped), prefix
+
     def close(self) -> None:
         self._wire.close()
 
@@ -146,6 +161,13 @@ class Remote:
             self.expect(got, (200,), "")
             length = got.response.length
             return -1 if length is None else length
+
+    def open_blob(self, repository: str, digest: str, size: int) -> RemoteBlob:
+        """A blob of `size` bytes as a file to be read once, which mends its connection. Whoever reads
+        it checks its digest."""
+        from .blobs import RemoteBlob
+
+        return RemoteBlob(self, repository, digest, size)
 
     def tags(self, repository: str) -> list[str]:
         """All tags of a repository. Raises NotFoundError."""

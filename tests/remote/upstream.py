@@ -13,6 +13,7 @@ import http.client
 import http.server
 import json
 import re
+import secrets
 import socket
 import socketserver
 import ssl
@@ -199,7 +200,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if state.mounts and mounted and (source, mounted) in state.blobs:
                 state.blobs[name, mounted] = state.blobs[source, mounted]
                 return self.answer(201, Docker_Content_Digest=mounted)
-            upload = f"{len(state.uploads)}"
+            upload = secrets.token_hex(8)
             state.uploads[upload] = bytearray()
             return self.answer(202, Location=f"/v2/{name}/blobs/uploads/{upload}?state=x")
         upload = state.uploads.get(what)
