@@ -37,9 +37,12 @@ if TYPE_CHECKING:
         MissingBlobsError,
         NotFoundError,
         PermissionDeniedError,
+        RemoteError,
         StoreFullError,
         UnsupportedError,
     )
+    from .remote.client import Remote, RemoteManifest, RemoteTag
+    from .remote.options import RemoteOptions
     from .repositories import ManifestInfo, Referrer, Repository, RepositoryLimits, RepositoryUpload
     from .snapshots import Snapshots
     from .store import (
@@ -89,9 +92,12 @@ _HOMES = {
         "MissingBlobsError",
         "NotFoundError",
         "PermissionDeniedError",
+        "RemoteError",
         "StoreFullError",
         "UnsupportedError",
     ),
+    "remote.client": ("Remote", "RemoteManifest", "RemoteTag"),
+    "remote.options": ("RemoteOptions",),
     "store": (
         "BlobWriter",
         "Image",
@@ -175,6 +181,11 @@ __all__ = [
     "Progress",
     "Ref",
     "Referrer",
+    "Remote",
+    "RemoteError",
+    "RemoteManifest",
+    "RemoteOptions",
+    "RemoteTag",
     "Repository",
     "RepositoryLimits",
     "RepositoryUpload",

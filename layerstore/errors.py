@@ -121,6 +121,19 @@ class PermissionDeniedError(LayerstoreError):
     kind = "permission"
 
 
+class RemoteError(LayerstoreError):
+    """Another registry could not be reached, or did not answer as it should; `status` is its last
+    HTTP status, if there was one. It may be different another time."""
+
+    kind = "remote"
+
+    def __init__(
+        self, message: str, *, digest: str | None = None, status: int | None = None
+    ) -> None:
+        super().__init__(message, digest=digest)
+        self.status = status
+
+
 class CancelledError(LayerstoreError):
     """The caller cancelled the work (by raising in its progress callback, or by a signal)."""
 

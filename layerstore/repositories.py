@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -88,6 +89,12 @@ class RepositoryUpload:
         ):
             if limit is not None and self.offset + size > limit:
                 raise LimitError(f"{what} may have {limit} bytes")
+
+    def reader(self) -> int:
+        """A descriptor of what has been written, for reading beside the writer, by position; it stays
+        good after `commit` and `abort`, and is the caller's to close. Nothing of it was verified."""
+        # Opened anew: a copy of the descriptor would share its lock.
+        return os.open(f"/proc/self/fd/{self._landing.upload.fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     def commit(self, digest: str | None = None) -> values.Descriptor:
         """Stores what was written; durable, and readable in the repository, when it returns. Raises

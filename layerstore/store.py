@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .cache import Cache
     from .layers.tree import Tree
     from .oci.images import LayerRef
+    from .remote.options import RemoteOptions
     from .repositories import Repository, RepositoryLimits
     from .snapshots import Snapshots
     from .storage.uploads import Upload
@@ -372,10 +373,16 @@ class Store:
         strict: bool = False,
         defer: bool = False,
         inflate_limit: int | None = None,
+        platform: str | None = None,
+        remote: RemoteOptions | None = None,
         progress: ProgressCallback | None = None,
     ) -> list[values.ImageInfo]:
         """Takes one image, or with `all` every image of a transport (`oci:`, `oci-archive:`,
-        `docker-archive:`). `strict` refuses layers that do not decode or do not match their diff_id;
+        `docker-archive:`, `docker://`). Of a registry, `platform` (`os/arch[/variant]`) takes from an
+        index only the images for it; `remote` says how it is spoken to, and PermissionDeniedError and
+        RemoteError what it answered.
+
+        `strict` refuses layers that do not decode or do not match their diff_id;
         `defer` leaves optimizing compressed layers, and looking into them, for later. A layer that
         inflates to more than `inflate_limit` bytes (None: 1 TiB) is kept and given back exactly, with a
         warning; whoever wants what is in it gets LimitError or InvalidInputError."""
@@ -390,6 +397,8 @@ class Store:
             strict=strict,
             defer=defer,
             inflate_limit=inflate_limit,
+            platform=platform,
+            remote=remote,
             progress=progress,
         )
 
@@ -401,6 +410,8 @@ class Store:
         strict: bool = False,
         defer: bool = False,
         inflate_limit: int | None = None,
+        platform: str | None = None,
+        remote: RemoteOptions | None = None,
         progress: ProgressCallback | None = None,
     ) -> values.ImageInfo:
         """Takes one image; see `import_images`."""
@@ -410,6 +421,8 @@ class Store:
             strict=strict,
             defer=defer,
             inflate_limit=inflate_limit,
+            platform=platform,
+            remote=remote,
             progress=progress,
         )[0]
 
@@ -420,9 +433,11 @@ class Store:
         *,
         referrers: bool = False,
         compression: str | None = None,
+        remote: RemoteOptions | None = None,
         progress: ProgressCallback | None = None,
     ) -> list[values.ImageInfo]:
-        """Writes images out with the bytes and digests they came with, every digest verified.
+        """Writes images out with the bytes and digests they came with, every digest verified. `remote`
+        says how a registry (`docker://`) is spoken to; what it has already is not sent again.
 
         `compression` (`gzip[:LEVEL]`, `zstd[:LEVEL]` or `none`) writes images that differ in how their
         layers are compressed, and so in the digests of layers and manifests, which are returned. Layers
@@ -439,6 +454,7 @@ class Store:
             parse(transport),
             referrers=referrers,
             compression=compression,
+            remote=remote,
             progress=progress,
         )
 
@@ -449,12 +465,49 @@ class Store:
         *,
         referrers: bool = False,
         compression: str | None = None,
+        remote: RemoteOptions | None = None,
         progress: ProgressCallback | None = None,
     ) -> values.ImageInfo:
         """Writes one image out; see `export_images`."""
         return self.export_images(
-            [name], transport, referrers=referrers, compression=compression, progress=progress
+            [name],
+            transport,
+            referrers=referrers,
+            compression=compression,
+            remote=remote,
+            progress=progress,
         )[0]
+
+    def copy_images(
+        self,
+        source: str,
+        target: str,
+        *,
+        all: bool = False,
+        platform: str | None = None,
+        referrers: bool = False,
+        source_remote: RemoteOptions | None = None,
+        target_remote: RemoteOptions | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> list[values.ImageInfo]:
+        """Copies one image, or with `all` every one, from a transport to another, with the same bytes
+        and digests. It gets no name here. Between registries bytes stream through, and only those that
+        the target lacks; else what was copied stays in the store until this handle is closed.
+        `platform` as for an import, `referrers` as for an export; raises what these do."""
+        from .oci.copying import copy_images
+        from .oci.transports import parse
+
+        return copy_images(
+            self._content,
+            parse(source),
+            parse(target),
+            all=all,
+            platform=platform,
+            referrers=referrers,
+            source_remote=source_remote,
+            target_remote=target_remote,
+            progress=progress,
+        )
 
     def checkout(
         self,

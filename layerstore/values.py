@@ -116,12 +116,14 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of a long work. `unit` is `bytes` or `blobs`; `total` is 0 while unknown."""
+    """One step of a long work. `unit` is `bytes` or `blobs`; `total` is 0 while unknown. `parts`: the
+    blobs that are moved right now, each with its digest, bytes done and size."""
 
     stage: str
     done: int
     total: int
     unit: str = "bytes"
+    parts: tuple[tuple[str, int, int], ...] = ()
 
 
 ProgressCallback = Callable[[Progress], None]

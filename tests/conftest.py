@@ -27,6 +27,8 @@ hypothesis.settings.load_profile("untimed")
 NEEDS = {
     "skopeo": "skopeo",
     "umoci": "umoci",
+    "docker-registry": "docker-registry",
+    "openssl": "openssl",
     "busybox": "busybox-static",
     "podman": "podman",
     "buildah": "buildah",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from .parser import GLOBAL, VERBS, Argument, Verb
 
-TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:")
+TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:", "docker://")
 _ASK = {
     "image": "images -q",
     "digest": "blob ls -q",

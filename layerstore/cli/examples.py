@@ -15,6 +15,29 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("from a pipe", "docker save app:1.2 | layerstore import docker-archive:- app:1.2"),
         ("every image there, as mirror/TAG", "layerstore import --all oci:layout mirror/"),
         ("only if every layer is sound", "layerstore import --strict oci-archive:app.tar app:1.2"),
+        ("from a registry", "layerstore import docker://docker.io/library/debian:12 debian:12"),
+    ),
+    "layerstore pull": (
+        ("under its full name", "layerstore pull quay.io/team/app:1.2"),
+        ("one platform of it", "layerstore pull --platform linux/arm64 quay.io/team/app:1.2 app:1"),
+        ("every tag, as app:TAG", "layerstore pull --all quay.io/team/app app"),
+        (
+            "from a registry of one's own",
+            "layerstore pull --cert-dir ./ca reg.lan:5000/app:1 app:1",
+        ),
+    ),
+    "layerstore push": (
+        ("where its name says", "layerstore push quay.io/team/app:1.2"),
+        ("elsewhere, with its signatures", "layerstore push --referrers app:1 reg.lan/team/app:1"),
+        ("to a server on this machine", "layerstore push app:1 localhost:5000/app:1"),
+    ),
+    "layerstore copy": (
+        (
+            "between registries",
+            "layerstore copy docker://quay.io/team/app:1 docker://reg.lan/team/app:1",
+        ),
+        ("every tag", "layerstore copy --all docker://quay.io/team/app docker://reg.lan/team/app"),
+        ("into a file", "layerstore copy docker://quay.io/team/app:1 oci-archive:app.tar"),
     ),
     "layerstore export": (
         ("to a layout, for skopeo or podman", "layerstore export app:1.2 oci:layout:1.2"),
@@ -24,6 +47,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "layerstore export --compression gzip:9 app:1.2 oci:layout",
         ),
         ("with its signatures", "layerstore export --referrers app:1.2 oci:layout"),
+        ("to a registry", "layerstore export app:1.2 docker://quay.io/team/app:1.2"),
         ("into docker", "layerstore export app:1.2 docker-archive:- | docker load"),
     ),
     "layerstore images": (
@@ -78,6 +102,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "layerstore serve": (
         ("a registry for this machine", "layerstore serve --listen 127.0.0.1:5000"),
         ("users, rights, TLS and limits from a file", "layerstore serve --config registry.toml"),
+        ("a mirror of another", "layerstore serve --proxy docker://docker.io --proxy-ttl 10m"),
         ("its URL as JSON, on any free port", "layerstore --json serve --listen 127.0.0.1:0"),
     ),
     "layerstore commit": (

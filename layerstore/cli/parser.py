@@ -79,7 +79,8 @@ def _image(
 def _transport(metavar: str = "TRANSPORT") -> Argument:
     return Argument(
         ("transport",),
-        "oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:REF]; FILE may be - for a pipe",
+        "oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF] (FILE may be - for a pipe) "
+        "or docker://HOST/NAME[:TAG|@DIGEST]",
         takes="transport",
         metavar=metavar,
     )
@@ -207,6 +208,60 @@ _MAPS = (
         type=arguments.id_map,
         default=(),
     ),
+)
+
+
+def _remote(side: str = "") -> tuple[Argument, ...]:
+    """How a registry is spoken to; `side` is `src-` or `dest-` where there may be two."""
+    of = {"": "the registry", "src-": "the source", "dest-": "the target"}[side]
+    return (
+        _option(
+            f"--{side}creds",
+            help=f"who we are for {of} (default: what skopeo, podman or docker login wrote)",
+            metavar="USER:PASSWORD",
+        ),
+        _option(
+            f"--{side}authfile",
+            help=f"read credentials for {of} from this file only",
+            takes="file",
+            metavar="FILE",
+        ),
+        _option(
+            f"--{side}tls-verify",
+            help="false: check no certificates, and speak plain HTTP where there is no TLS "
+            "(default: true; plain HTTP on loopback only)",
+            choices=("true", "false"),
+            default="true",
+        ),
+        _option(
+            f"--{side}cert-dir",
+            help=f"certificates for {of}: *.crt of authorities, *.cert and *.key of ours",
+            takes="directory",
+            metavar="DIR",
+        ),
+    )
+
+
+_FETCHED = _option(
+    "--platform",
+    help="of an index in a registry only the images for this, as linux/arm64 (default: all of it)",
+    metavar="OS/ARCH[/VARIANT]",
+)
+_INFLATE_LIMIT = _option(
+    "--inflate-limit",
+    help="look into no layer that inflates to more than this (default: 1T); it is kept all the same",
+    metavar="SIZE",
+    type=arguments.size,
+)
+_STRICT = _flag("--strict", help="refuse layers that do not decode or do not match their diff_id")
+_DEFER = _flag("--defer", help="leave the optimising for later")
+_REFERRERS = _flag("--referrers", help="take signatures and attestations along")
+_COMPRESSION = _option(
+    "--compression",
+    help="how layers are compressed: gzip[:1-9] (default 6), zstd[:1-19] (default 3) or "
+    "none; other digests come out (default: everything as it came)",
+    metavar="KIND",
+    choices=_COMPRESSIONS,
 )
 _KEY = Argument(("key",), "the snapshot's key", takes="snapshot", metavar="KEY")
 _NEW_KEY = Argument(("key",), "a key for it, not used yet", metavar="KEY")
@@ -364,18 +419,14 @@ VERBS = (
                 metavar="NAME",
             ),
             _flag("--all", help="every image there; NAME is a prefix for their own tags"),
-            _flag("--defer", help="leave the optimising for later"),
-            _flag(
-                "--strict", help="refuse layers that do not decode or do not match their diff_id"
-            ),
-            _option(
-                "--inflate-limit",
-                help="look into no layer that inflates to more than this (default: 1T); it is kept "
-                "all the same",
-                metavar="SIZE",
-                type=arguments.size,
-            ),
+            _DEFER,
+            _STRICT,
+            _INFLATE_LIMIT,
+            _FETCHED,
+            *_remote(),
         ),
+        "Of a registry --all takes every tag of a repository that is named without one. What the "
+        "store has already is not fetched again.",
     ),
     Verb(
         "export",
@@ -385,23 +436,76 @@ VERBS = (
         (
             Argument(
                 ("words",),
-                "one or more images, then where to: oci:DIR[:TAG], "
-                "oci-archive:FILE[:TAG] or docker-archive:FILE[:REF]",
+                "one or more images, then where to: oci:DIR[:TAG], oci-archive:FILE[:TAG], "
+                "docker-archive:FILE[:REF] or docker://HOST/NAME[:TAG]",
                 takes="image",
                 nargs="+",
                 metavar="NAME... TRANSPORT",
             ),
-            _flag("--referrers", help="take signatures and attestations along"),
-            _option(
-                "--compression",
-                help="how layers are compressed: gzip[:1-9] (default 6), zstd[:1-19] (default 3) or "
-                "none; other digests come out (default: everything as it came)",
-                metavar="KIND",
-                choices=_COMPRESSIONS,
-            ),
+            _REFERRERS,
+            _COMPRESSION,
+            *_remote(),
         ),
         "An existing layout is added to, atomically; what is there already stays as it is. Writers "
-        "of other programs are not shut out meanwhile: let none change the same layout.",
+        "of other programs are not shut out meanwhile: let none change the same layout. A registry "
+        "gets what it does not have, tags last.",
+    ),
+    Verb(
+        "pull",
+        "take an image from a registry: import docker://",
+        "verbs_registries",
+        "pull",
+        (
+            Argument(("place",), "HOST[:PORT]/NAME[:TAG|@DIGEST]", metavar="HOST/NAME"),
+            Argument(
+                ("name",),
+                "its name in the store (default: HOST/NAME:TAG)",
+                nargs="?",
+                metavar="NAME",
+            ),
+            _flag("--all", help="every tag; NAME is a prefix for them"),
+            _DEFER,
+            _STRICT,
+            _INFLATE_LIMIT,
+            _FETCHED,
+            *_remote(),
+        ),
+        "The registry is always named: docker.io/library/debian, not debian.",
+    ),
+    Verb(
+        "push",
+        "give an image to a registry: export docker://",
+        "verbs_registries",
+        "push",
+        (
+            _image(),
+            Argument(
+                ("place",),
+                "HOST[:PORT]/NAME[:TAG] (default: where the image's name says)",
+                nargs="?",
+                metavar="HOST/NAME",
+            ),
+            _REFERRERS,
+            _COMPRESSION,
+            *_remote(),
+        ),
+    ),
+    Verb(
+        "copy",
+        "copy images from one transport to another, with the same bytes and digests",
+        "verbs_registries",
+        "copy",
+        (
+            Argument(("source",), "where from, as for import", takes="transport", metavar="SOURCE"),
+            Argument(("target",), "where to, as for export", takes="transport", metavar="TARGET"),
+            _flag("--all", help="every image there, each under its own tag"),
+            _FETCHED,
+            _REFERRERS,
+            *_remote("src-"),
+            *_remote("dest-"),
+        ),
+        "Nothing gets a name in the store. From registry to registry bytes stream through, and only "
+        "those that the target lacks; other copies pass through the store, where gc frees them.",
     ),
     Verb("images", "list the images", "verbs_images", "images"),
     Verb(
@@ -727,10 +831,23 @@ VERBS = (
             _flag(
                 "--sparse", help="take manifests of images though blobs that they name are absent"
             ),
+            _option(
+                "--proxy",
+                help="be a mirror: what is asked for comes from this registry, once",
+                metavar="docker://HOST[/PREFIX]",
+            ),
+            _option(
+                "--proxy-ttl",
+                help="of a mirror: ask for a tag again after this time (default: 1h)",
+                metavar="TIME",
+                type=arguments.duration,
+            ),
+            *_remote(),
         ),
         "Speaks the OCI distribution specification until it is interrupted. Where no configuration "
         "says who may do what, whoever reaches it may read and write, and so it listens on loopback "
-        "only. An image APP:TAG of the store is APP:TAG of the registry.",
+        "only. An image APP:TAG of the store is APP:TAG of the registry. A mirror is read-only; it "
+        "gives out what it has while the other registry is away, and keeps APP as HOST/APP.",
     ),
     Verb(
         "completion",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PATIENCE = 0.5  # seconds of work before anything is shown
 REDRAW = 0.25  # seconds between two drawings on a terminal
 PLAIN_EVERY = 3.0  # seconds between two plain lines
+PARTS = 4  # blobs on their way that are shown one by one
 WINDOW = 5.0  # seconds over which the rate is measured: steady to look at, quick to follow
 
 
@@ -112,6 +113,9 @@ def describe(progress: layerstore.Progress, rate: float) -> str:
         parts.append(f"{rate:.0f}/s" if counts else f"{human(int(rate))}/s")
         if progress.total > progress.done:
             parts.append(f"{human_seconds((progress.total - progress.done) / rate)} left")
+    for digest, done, size in progress.parts[:PARTS]:
+        short = printable(digest.partition(":")[2][:8])
+        parts.append(f"{short} {min(100 * done // size, 100) if size else 100} %")
     return f"{printable(progress.stage)}: {', '.join(parts)}"
 
 

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
 from .context import Context
 from .output import human
 from .parser import UsageError
 
+if TYPE_CHECKING:
+    import layerstore
+
+
+def remote_options(args: Namespace, side: str = "") -> layerstore.RemoteOptions:
+    """How a registry is to be spoken to; `side` is `src_` or `dest_` where there are two."""
+    import layerstore
+
+    return layerstore.RemoteOptions(
+        creds=getattr(args, f"{side}creds"),
+        authfile=getattr(args, f"{side}authfile"),
+        tls_verify=getattr(args, f"{side}tls_verify") == "true",
+        cert_dir=getattr(args, f"{side}cert_dir"),
+    )
+
 
 def import_(context: Context) -> None:
     """`import TRANSPORT [NAME]`"""
-    args, output = context.args, context.output
+    args = context.args
     store = context.store(create=True)
     taken = store.import_images(
         args.transport,
@@ -18,8 +36,16 @@ def import_(context: Context) -> None:
         strict=args.strict,
         defer=args.defer,
         inflate_limit=args.inflate_limit,
+        platform=args.platform,
+        remote=remote_options(args),
         progress=context.progress,
     )
+    taken_in(context, taken)
+
+
+def taken_in(context: Context, taken: list[layerstore.ImageInfo]) -> None:
+    """Says what came into the store."""
+    output = context.output
     context.done()
     for image in taken:
         for warning in image.warnings:
@@ -49,7 +75,8 @@ def export(context: Context) -> None:
     *names, transport = args.words
     if not names:
         raise UsageError(
-            "name an image, then where to (oci:DIR, oci-archive:FILE or docker-archive:FILE)",
+            "name an image, then where to (oci:DIR, oci-archive:FILE, docker-archive:FILE or "
+            "docker://HOST/NAME)",
             "layerstore export",
             "usage: layerstore export NAME... TRANSPORT\n",
         )
@@ -62,10 +89,17 @@ def export(context: Context) -> None:
         transport,
         referrers=args.referrers,
         compression=args.compression,
+        remote=remote_options(args),
         progress=context.progress,
     )
+    given_out(context, given, told=args.compression is not None)
+
+
+def given_out(context: Context, given: list[layerstore.ImageInfo], *, told: bool = False) -> None:
+    """Says what was written; with `told` also what is odd about it."""
+    output = context.output
     context.done()
-    if args.compression is not None:
+    if told:
         for image in given:
             for warning in image.warnings:
                 output.warning(f"{image.name}: {warning}")

@@ -84,6 +84,8 @@ def repo_tags(item: dict[str, object]) -> tuple[str, ...]:
 class OciArchive:
     """An OCI layout in a tar. Closes the members when it is closed."""
 
+    waits = False
+
     def __init__(self, members: Members, *, with_docker_names: bool = False) -> None:
         self.where = members.where
         self._members = members

@@ -57,7 +57,7 @@ def collect(op: Operation, refs: list[Ref], *, referrers: bool) -> Closure:
                 before = set(found.documents)
                 _walk(op, digest, "", found)
                 written = found.documents[digest]
-                found.referrers.append(_referrer(digest, written))
+                found.referrers.append(referrer_of(digest, written))
                 todo += [d for d in found.documents if d not in before]
     return found
 
@@ -89,7 +89,7 @@ def _walk(op: Operation, digest: str, media_type: str, found: Closure) -> None:
                 found.blobs[child.digest] = info.bytes
 
 
-def _referrer(digest: str, written: Written) -> Descriptor:
+def referrer_of(digest: str, written: Written) -> Descriptor:
     """As a list of referrers describes one (distribution-spec): artifactType and annotations of the
     manifest itself."""
     document = written.document

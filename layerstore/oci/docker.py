@@ -57,6 +57,8 @@ class DockerArchive:
     """A source whose manifests are made when they are asked for: the layers of what was chosen are put
     first, since nothing but their content tells their digests."""
 
+    waits = False
+
     def __init__(self, members: Members, puts: Puts, jobs: int | None) -> None:
         self.where = members.where
         self._members = members

@@ -2,13 +2,14 @@
 
 Every blob is read through the store's verifying reader, which gives out the last piece only when the
 digest is right. A layout gets its blobs from several threads, then its index.json in one step; an
-archive is one tar, under its final name only when it is whole.
+archive is one tar, under its final name only when it is whole; a registry (`registry_writer`) gets tags
+last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidInputError
@@ -18,10 +19,11 @@ from .closure import Closure, collect
 from .compression import parse as parse_compression
 from .layout_writer import Entry, LayoutWriter
 from .recompress import Recompressed, recompress
-from .transports import DOCKER_ARCHIVE, OCI, Transport
+from .transports import DOCKER, DOCKER_ARCHIVE, OCI, Transport
 
 if TYPE_CHECKING:
     from ..layers.content import Content, Operation
+    from ..remote.options import RemoteOptions
 
 
 def export_images(
@@ -33,13 +35,15 @@ def export_images(
     compression: str | None = None,
     progress: ProgressCallback | None = None,
     jobs: int | None = None,
+    remote: RemoteOptions | None = None,
 ) -> list[ImageInfo]:
     """Writes images out. One image takes the transport's tag, if it has one; else each has the tag of
     its own name, or its full name where two would have the same tag.
 
     `referrers` takes signatures, attestations and other artifacts along whose subject is written.
     `compression` (`gzip[:LEVEL]`, `zstd[:LEVEL]`, `none`) writes images whose layers are compressed so:
-    what is returned has their digests, and warnings for what does not fit them any more.
+    what is returned has their digests, and warnings for what does not fit them any more. `remote` says
+    how a registry is spoken to.
     Raises NotFoundError, InvalidInputError, CorruptError, StoreFullError, OSError, and whatever
     `progress` raises; nothing has its final name then but blobs that are whole."""
     if not names:
@@ -68,25 +72,58 @@ def export_images(
             if transport.kind != DOCKER_ARCHIVE:
                 anew = recompress(op, refs, wanted, progress, jobs)
                 refs = anew.refs
-        if transport.kind == DOCKER_ARCHIVE:
-            from .docker_writer import export_docker
+        if transport.kind == DOCKER:
+            from .registry_writer import check
 
-            export_docker(op, refs, transport, progress)
-        else:
-            closure = collect(op, refs, referrers=referrers)
-            entries = entries_of(refs, transport.selector, closure)
-            meter = parallel.Meter(progress, "export")
-            meter.expect(closure.bytes)
-            if transport.kind == OCI:
-                writer = LayoutWriter(transport.path, timeout=content.storage.timeout)
-                _to_layout(op, closure, entries, writer, meter, jobs)
-            else:
-                from .archive_writer import write_oci_archive
-
-                write_oci_archive(op, closure, entries, transport, meter)
+            check(refs, transport)
+        out = Writing(content.storage.timeout, referrers, progress, jobs, remote)
+        write_images(op, refs, transport, out)
         if anew is not None:
             anew.prove(op)
         return [_told(op, ref, anew) for ref in refs]
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How images are written: what `export_images` was told."""
+
+    timeout: float | None = None
+    referrers: bool = False
+    progress: ProgressCallback | None = None
+    jobs: int | None = None
+    remote: RemoteOptions | None = None
+
+
+def write_images(
+    op: Operation,
+    refs: list[Ref],
+    transport: Transport,
+    how: Writing,
+    tags: Sequence[str | None] | None = None,
+) -> None:
+    """Writes images of the store to a transport. `tags`: one for each, where neither the transport nor
+    their names decide."""
+    if transport.kind == DOCKER_ARCHIVE:
+        from .docker_writer import export_docker
+
+        export_docker(op, refs, transport, how.progress)
+        return
+    closure = collect(op, refs, referrers=how.referrers)
+    meter = parallel.Meter(how.progress, "export")
+    meter.expect(closure.bytes)
+    if transport.kind == DOCKER:
+        from . import registry_writer
+
+        registry_writer.write(op, refs, closure, transport, meter, how.jobs, how.remote)
+        return
+    entries = entries_of(refs, transport.selector, closure, tags)
+    if transport.kind == OCI:
+        writer = LayoutWriter(transport.path, timeout=how.timeout)
+        _to_layout(op, closure, entries, writer, meter, how.jobs)
+    else:
+        from .archive_writer import write_oci_archive
+
+        write_oci_archive(op, closure, entries, transport, meter)
 
 
 def _told(op: Operation, ref: Ref, anew: Recompressed | None) -> ImageInfo:
@@ -95,14 +132,18 @@ def _told(op: Operation, ref: Ref, anew: Recompressed | None) -> ImageInfo:
     return replace(info, name=ref.name or ref.digest, warnings=(*more, *info.warnings))
 
 
-def entries_of(refs: list[Ref], tag: str | None, closure: Closure) -> list[Entry]:
-    """What index.json is to say of the images, and of what refers to them."""
+def entries_of(
+    refs: list[Ref], tag: str | None, closure: Closure, tags: Sequence[str | None] | None = None
+) -> list[Entry]:
+    """What index.json is to say of the images, and of what refers to them. `tag` is for all of them;
+    `tags`, one each, for those without a name."""
     out: list[Entry] = []
-    for ref in refs:
+    for n, ref in enumerate(refs):
         descriptor = Descriptor(
             ref.digest, ref.size, closure.documents[ref.digest].document.media_type
         )
-        out.append(Entry(descriptor, tag, full_name(ref.name, tag)))
+        own = tags[n] if tags is not None and tag is None and not ref.name else tag
+        out.append(Entry(descriptor, own, full_name(ref.name, own)))
     out += [Entry(descriptor) for descriptor in closure.referrers]
     return out
 

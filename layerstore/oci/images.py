@@ -169,7 +169,7 @@ def manifest(op: Operation, ref: Ref, platform: str | None = None) -> tuple[str,
     if not choices:
         raise NotFoundError(f"{what} is an index without an image in it", digest=ref.digest)
     wanted = platform or host_platform()
-    matching = [d for stated, d in choices if _fits(stated, wanted)]
+    matching = [d for stated, d in choices if fits(stated, wanted)]
     if not matching and platform is None and len(choices) == 1:
         matching = [choices[0][1]]
     if not matching:
@@ -210,7 +210,8 @@ def _is_plain(descriptor: Descriptor) -> bool:
     )
 
 
-def _fits(stated: str, wanted: str) -> bool:
+def fits(stated: str, wanted: str) -> bool:
+    """Whether an image for one platform (`os/arch[/variant]`) is what another asks for."""
     have, want = stated.split("/"), wanted.split("/")
     return have[: len(want)] == want or (have == want[:2] and len(want) > 2 and want[2] == "v8")
 

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..values import BlobInfo, ImageInfo, ProgressCallback, Ref
+from ..errors import InvalidInputError
+from ..values import BlobInfo, Descriptor, ImageInfo, ProgressCallback, Ref
 from . import images, naming, parallel
 from .plan import Blob, Node, Plan
 from .puts import Puts, in_memory
 from .sources import Root, Source
-from .transports import DOCKER_ARCHIVE, OCI, Transport
+from .transports import DOCKER, DOCKER_ARCHIVE, OCI, Transport
 
 if TYPE_CHECKING:
     from ..layers.content import Content, Operation
+    from ..remote.options import RemoteOptions
 
 
 def import_images(
@@ -35,9 +37,14 @@ def import_images(
     progress: ProgressCallback | None = None,
     jobs: int | None = None,
     inflate_limit: int | None = None,
+    platform: str | None = None,
+    remote: RemoteOptions | None = None,
 ) -> list[ImageInfo]:
     """Takes one image, or with `all` every one; names as `naming` says. Untagged entries that refer to
     an image which is taken (signatures, attestations) come along, without a name of their own.
+
+    Of a registry, `platform` takes from an index only the images for it; `remote` says how it is spoken
+    to.
 
     `strict` refuses layers that do not decode or do not match their diff_id, and damaged parts of an
     index; compressed layers are optimized once the images have their names, `defer` leaves that, and
@@ -49,7 +56,8 @@ def import_images(
     meter = parallel.Meter(progress, "import")
     with content.operation() as op:
         puts = Puts(op, meter, strict=strict, defer=defer, inflate_limit=inflate_limit)
-        with closing(open_source(transport, puts, jobs)) as source:
+        asked = Asked(platform, remote, jobs)
+        with closing(open_source(transport, puts, asked)) as source:
             roots = list(source.roots) if all else source.pick(transport)
             plan = Plan(op, source, strict=strict)
             if all:
@@ -57,11 +65,7 @@ def import_images(
                 named = naming.several([r for r in roots if r not in others], name, source.where)
             else:
                 named = naming.single(roots, name, source.where)
-            tops = {root.descriptor.digest: plan.add(root.descriptor) for root in named.values()}
-            _referrers(plan, source.untagged())
-            _put_blobs(plan, source, puts, jobs)
-            for node in plan.nodes.values():
-                puts.document(node.data, node.digest, node.media_type, node.edges)
+            tops = _take(plan, source, puts, [root.descriptor for root in named.values()], jobs)
         refs = {
             label: Ref(
                 label,
@@ -77,15 +81,90 @@ def import_images(
         return _infos(op, refs, tops, plan, puts, late)
 
 
-def open_source(transport: Transport, puts: Puts, jobs: int | None) -> Source:
+def take(
+    content: Content,
+    op: Operation,
+    transport: Transport,
+    *,
+    all: bool = False,
+    platform: str | None = None,
+    remote: RemoteOptions | None = None,
+    referrers: bool = False,
+    meter: parallel.Meter,
+    jobs: int | None = None,
+) -> list[tuple[Root, Node]]:
+    """What a transport has, into the store, without a name: only what holds the operation's puts keeps
+    it. Each entry with its document. Raises what `import_images` does."""
+    puts = Puts(op, meter, defer=True)
+    with closing(open_source(transport, puts, Asked(platform, remote, jobs))) as source:
+        plan = Plan(op, source)
+        roots = chosen(plan, source, transport, all=all)
+        wanted = [root.descriptor for root in roots]
+        tops = _take(plan, source, puts, wanted, jobs, referrers=referrers)
+    return [(root, tops[root.descriptor.digest]) for root in roots]
+
+
+def chosen(plan: Plan, source: Source, transport: Transport, *, all: bool) -> list[Root]:
+    """The entries that are meant: one, or all that do not live by another."""
+    if not all:
+        return source.pick(transport)[:1]
+    roots = list(source.roots)
+    others = _nameless(plan, roots)
+    return [root for root in roots if root not in others]
+
+
+def _take(
+    plan: Plan,
+    source: Source,
+    puts: Puts,
+    wanted: Sequence[Descriptor],
+    jobs: int | None,
+    *,
+    referrers: bool = True,
+) -> dict[str, Node]:
+    """Plans and puts what entries name, and what refers to it."""
+    tops = {descriptor.digest: plan.add(descriptor) for descriptor in wanted}
+    if referrers:
+        take_referrers(plan, source.untagged())
+    _put_blobs(plan, source, puts, jobs)
+    for node in plan.nodes.values():
+        puts.document(node.data, node.digest, node.media_type, node.edges)
+    return tops
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What of a source is wanted, and how it is to be read."""
+
+    platform: str | None = None
+    remote: RemoteOptions | None = None
+    jobs: int | None = None
+
+
+def open_source(transport: Transport, puts: Puts, asked: Asked) -> Source:
     """The source of a transport; a pipe streams into the store through `puts`."""
+    if transport.kind == DOCKER:
+        from .registry_source import RegistrySource
+
+        return RegistrySource(
+            transport,
+            puts.op,
+            platform=asked.platform,
+            options=asked.remote,
+            stopped=puts.meter.stopped,
+        )
+    if asked.platform is not None:
+        raise InvalidInputError(
+            f"{transport.kind}: is copied whole; a platform can be chosen of docker:// only",
+            reason="transport",
+        )
     if transport.kind == OCI:
         from .layout import LayoutSource
 
         return LayoutSource(transport.path)
     from .archive import open_archive
 
-    return open_archive(transport, puts, jobs, docker=transport.kind == DOCKER_ARCHIVE)
+    return open_archive(transport, puts, asked.jobs, docker=transport.kind == DOCKER_ARCHIVE)
 
 
 def _nameless(plan: Plan, roots: Sequence[Root]) -> list[Root]:
@@ -95,7 +174,7 @@ def _nameless(plan: Plan, roots: Sequence[Root]) -> list[Root]:
     return out
 
 
-def _referrers(plan: Plan, roots: Sequence[Root]) -> None:
+def take_referrers(plan: Plan, roots: Sequence[Root]) -> None:
     """Takes along the untagged entries that refer to what is planned, and what refers to those."""
     waiting = {
         root.descriptor.digest: (root, subject)
@@ -117,13 +196,20 @@ def _put_blobs(plan: Plan, source: Source, puts: Puts, jobs: int | None) -> None
     wanted = sorted(plan.blobs.values(), key=lambda blob: -blob.descriptor.size)
     size = sum(blob.descriptor.size for blob in wanted)
     puts.meter.expect(size + sum(len(node.data) for node in plan.nodes.values()))
+    if jobs is None and source.waits:
+        jobs = parallel.MAX_WORKERS
     parallel.run([_task(blob, source, puts) for blob in wanted], jobs, puts.meter)
 
 
 def _task(blob: Blob, source: Source, puts: Puts) -> Callable[[], BlobInfo]:
     digest = blob.descriptor.digest
     opener = in_memory(blob.data) if blob.data is not None else lambda: source.open(digest)
-    return lambda: puts.blob(blob.descriptor, blob.diff_id, opener)
+
+    def work() -> BlobInfo:
+        with puts.meter.part(digest, blob.descriptor.size):
+            return puts.blob(blob.descriptor, blob.diff_id, opener)
+
+    return work
 
 
 def _infos(

@@ -52,6 +52,8 @@ def open_regular(path: str) -> BinaryIO:
 class LayoutSource:
     """Reads a layout directory. Raises NotFoundError where there is none."""
 
+    waits = False
+
     def __init__(self, path: str) -> None:
         self._path = path
         self.where = f"layout {path}"

@@ -7,9 +7,10 @@ up: nothing runs on behind the caller's back.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -32,14 +33,33 @@ class Meter:
         self.done = 0
         self.total = total
         self.stopped = threading.Event()
+        self._parts: dict[str, list[int]] = {}
+        self._mine = threading.local()
+
+    @contextlib.contextmanager
+    def part(self, digest: str, size: int) -> Iterator[None]:
+        """While it is entered, what this thread counts belongs to one blob, told of by its digest."""
+        mine = [0, size]
+        with self._lock:
+            self._parts[digest] = mine
+        self._mine.part = mine
+        try:
+            yield
+        finally:
+            self._mine.part = None
+            with self._lock:
+                self._parts.pop(digest, None)
 
     def add(self, size: int) -> None:
         """Counts bytes. Raises CancelledError once the work was stopped, and whatever the callback
         raises."""
         if self.stopped.is_set():
             raise CancelledError("cancelled: other work of the same call failed or was stopped")
+        part = getattr(self._mine, "part", None)
         with self._lock:
             self.done += size
+            if part is not None:
+                part[0] = min(part[0] + size, part[1])
             if self._callback is None or (
                 self.done - self._told < TICK and not (self.done == self.total and size)
             ):
@@ -58,7 +78,8 @@ class Meter:
     def _tell(self) -> None:
         assert self._callback is not None
         try:
-            self._callback(Progress(self._stage, self.done, self.total))
+            parts = tuple((digest, done, size) for digest, (done, size) in self._parts.items())
+            self._callback(Progress(self._stage, self.done, self.total, parts=parts))
         except BaseException:
             self.stopped.set()
             raise

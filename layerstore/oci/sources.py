@@ -36,6 +36,10 @@ class Source(Protocol):
         """For messages: what was read."""
 
     @property
+    def waits(self) -> bool:
+        """Whether reading is mostly waiting for others: then more is read side by side."""
+
+    @property
     def roots(self) -> Sequence[Root]:
         """The entries that name images, in their order."""
 

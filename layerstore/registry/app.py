@@ -37,6 +37,7 @@ from . import blobs, listings, manifests, routes, uploads
 from .authentication import Authentication, scopes
 from .config import Config
 from .http import Disconnected, Failure, Receive, Request, Response, Scope, Send, document
+from .mirror import Mirror
 from .routes import Route
 
 T = TypeVar("T")
@@ -46,15 +47,22 @@ VERSION = ("Docker-Distribution-Api-Version", "registry/2.0")
 
 
 class Registry:
-    """An ASGI application over one open store, which the caller closes after it. Raises
+    """An ASGI application over one open store, which the caller closes after it. `mirror`: of which
+    registry it is one; it is closed with the application. Raises
     InvalidInputError, UnsupportedError, OSError for users or keys of the configuration that cannot be
     read."""
 
     def __init__(
-        self, store: Store, config: Config | None = None, *, threads: int = THREADS
+        self,
+        store: Store,
+        config: Config | None = None,
+        *,
+        mirror: Mirror | None = None,
+        threads: int = THREADS,
     ) -> None:
         self.store = store
         self.config = config if config is not None else Config()
+        self.mirror = mirror
         self.authentication = Authentication(self.config.access)
         self.uploads = uploads.Known()
         limits = self.config.limits
@@ -96,6 +104,8 @@ class Registry:
         while True:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
+                if self.mirror is not None:
+                    await self.run(self.mirror.close)
                 self._pool.shutdown(wait=True)
                 self.authentication.close()
             await send({"type": message["type"] + ".complete"})
@@ -108,6 +118,8 @@ class Registry:
         request.caller = await self.authentication.caller(request)
         self._authorize(route, action, request)
         try:
+            if self.mirror is not None and route.kind != "base":
+                return await self.mirror.answer(self, route, request)
             return await action.handler(self, route, request)
         except PermissionDeniedError as e:
             raise Failure(403, "DENIED", e.message) from e

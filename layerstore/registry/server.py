@@ -19,6 +19,7 @@ from types import FrameType
 from .. import InvalidInputError, Store, UnsupportedError
 from .app import Registry
 from .config import Config, Tls
+from .mirror import Mirror
 
 BACKLOG = 512
 
@@ -69,7 +70,13 @@ def check_tls(tls: Tls) -> None:
         ) from e
 
 
-def serve(store: Store, config: Config, *, ready: Callable[[str], None] | None = None) -> None:
+def serve(
+    store: Store,
+    config: Config,
+    *,
+    mirror: Mirror | None = None,
+    ready: Callable[[str], None] | None = None,
+) -> None:
     """Serves a store until a signal stops it; `ready` is called with the URL once requests are taken.
     Raises UnsupportedError where a package of the extra is not installed, InvalidInputError for a
     configuration that cannot be used, and what `listen` does."""
@@ -84,7 +91,7 @@ def serve(store: Store, config: Config, *, ready: Callable[[str], None] | None =
     tls = config.server.tls
     if tls is not None:
         check_tls(tls)
-    application = Registry(store, config)
+    application = Registry(store, config, mirror=mirror)
 
     class Server(uvicorn.Server):
         """Ends on a signal, and leaves it at that: a stop that was asked for is no failure."""

@@ -77,6 +77,9 @@ class FakeStore:
     def export_images(self, names: list[str], transport: str, **o: Any) -> list[Any]:
         return [self.info for _ in names]
 
+    def copy_images(self, source: str, target: str, **o: Any) -> list[Any]:
+        return [self.info]
+
     def images(self) -> list[layerstore.ImageInfo]:
         return [self.info]
 

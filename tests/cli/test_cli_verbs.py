@@ -53,6 +53,9 @@ def no_server(monkeypatch):
 COMMANDS = {
     "import": ["oci:layout:v1", "app:1"],
     "export": ["app:1", "oci:layout"],
+    "pull": ["localhost:5000/app:1", "app:1"],
+    "push": ["app:1", "localhost:5000/app:1"],
+    "copy": ["docker://localhost:5000/app:1", "oci:layout"],
     "checkout": ["app:1", "rootfs"],
     "images": [],
     "inspect": ["app:1"],
@@ -135,19 +138,45 @@ def test_problems_are_found():
 
 def test_import_hands_everything_on(run):
     store = FakeStore()
-    words = ("--all", "--strict", "--defer", "--inflate-limit", "10G")
-    run("import", *words, "oci:x", "pre/", store=store)
-    args, options = store.asked("import_images")
-    assert args == ("oci:x", "pre/")
-    assert callable(options.pop("progress"))
-    assert options.pop("inflate_limit") == 10 << 30
-    assert options == {"all": True, "strict": True, "defer": True}
-    assert store.opened[0]["create"] is True
+    words = ("--all", "--strict", "--defer", "--inflate-limit", "10G", "--platform", "linux/arm64")
+    words += ("--creds", "a:b", "--authfile", "f", "--tls-verify", "false", "--cert-dir", "d")
+    for verb, place in (("import", "docker://h.lan/x"), ("pull", "h.lan/x")):
+        run(verb, *words, place, "pre/", store=store)
+        args, options = store.asked("import_images")
+        assert args == ("docker://h.lan/x", "pre/")
+        assert callable(options.pop("progress"))
+        assert options.pop("inflate_limit") == 10 << 30
+        remote = layerstore.RemoteOptions("a:b", "f", False, "d")
+        assert options.pop("remote") == remote
+        assert "a:b" not in repr(remote)
+        assert options == {"all": True, "strict": True, "defer": True, "platform": "linux/arm64"}
+        assert store.opened[-1]["create"] is True
 
 
-@pytest.mark.parametrize(
-    "verb", sorted(set(COMMANDS) - {"import", "diff", "blob put", "lease create", "serve"})
-)
+def test_push_goes_where_the_name_says_or_it_is_told(run):
+    store = FakeStore()
+    run("push", "h.lan/app:1", store=store)
+    assert store.asked("export_images")[0] == (["h.lan/app:1"], "docker://h.lan/app:1")
+    run("push", "app:1", "docker://h.lan/b", "--referrers", store=store)
+    assert store.asked("export_images")[0] == (["app:1"], "docker://h.lan/b")
+    assert store.asked("export_images")[1]["referrers"] is True
+
+
+def test_copy_speaks_to_each_side_as_it_is_told(run):
+    store = FakeStore()
+    words = ("--src-creds", "a:b", "--dest-tls-verify", "false", "--all")
+    run("copy", "docker://h.lan/a", "docker://i.lan/a", *words, store=store)
+    args, options = store.asked("copy_images")
+    assert args == ("docker://h.lan/a", "docker://i.lan/a")
+    assert options["source_remote"] == layerstore.RemoteOptions("a:b")
+    assert options["target_remote"] == layerstore.RemoteOptions(tls_verify=False)
+    assert options["all"] is True
+
+
+MAKING = {"import", "pull", "copy", "diff", "blob put", "lease create", "serve"}
+
+
+@pytest.mark.parametrize("verb", sorted(set(COMMANDS) - MAKING))
 def test_other_verbs_never_make_a_store(verb, run):
     store = FakeStore()
     run(*verb.split(), *COMMANDS[verb], store=store)
@@ -404,6 +433,7 @@ ERRORS = [
     (layerstore.CorruptError("bad block", digest=DIGEST, where="packs/1"), "corrupt"),
     (layerstore.BusyError("gc is running"), "busy"),
     (layerstore.UnsupportedError("format 9"), "unsupported"),
+    (layerstore.RemoteError("h.lan answers 503", status=503), "remote"),
     (layerstore.StoreFullError("no space"), "full"),
     (layerstore.LimitError("inflates to more than 1 TiB"), "limit"),
     (layerstore.PermissionDeniedError("not yours"), "permission"),

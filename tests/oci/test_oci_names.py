@@ -85,7 +85,48 @@ def test_what_is_no_transport_is_refused(text: str) -> None:
 
 def test_a_transport_to_come_is_named() -> None:
     with pytest.raises(UnsupportedError, match="oci:DIR"):
-        transports.parse("docker://host/app")
+        transports.parse("layerstore:dir")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "tag", "digest"),
+    [
+        ("docker://h.lan/app", "h.lan/app", None, None),
+        ("docker://H.lan/a/b:T_1", "h.lan/a/b", "T_1", None),
+        ("docker://localhost/app:1", "localhost/app", "1", None),
+        ("docker://localhost:5000/app", "localhost:5000/app", None, None),
+        ("docker://[::1]:5000/a", "[::1]:5000/a", None, None),
+        ("docker://docker.io/debian", "docker.io/library/debian", None, None),
+        ("docker://index.docker.io/a/b:c", "docker.io/a/b", "c", None),
+        (f"docker://h.lan/a@sha256:{'0' * 64}", "h.lan/a", None, "sha256:" + "0" * 64),
+        (f"docker://h.lan/a:1@sha256:{'0' * 64}", "h.lan/a", "1", "sha256:" + "0" * 64),
+    ],
+)
+def test_places_in_registries(text: str, name: str, tag: str | None, digest: str | None) -> None:
+    place = transports.parse(text).place
+    assert place is not None
+    assert (place.name, place.tag, place.digest) == (name, tag, digest)
+    assert transports.parse(str(place)).place == place
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # No registry is guessed: debian is on no server until one is named.
+        *("docker://debian", "docker://library/debian:12", "docker:debian", "docker://"),
+        *("docker://h.lan", "docker://h.lan/", "docker://h.lan/A", "docker://h.lan/a:"),
+        *(
+            "docker://h.lan/a@1",
+            "docker://h.lan/../a",
+            "docker://u:p@h.lan/a",
+            "docker://h.lan/a?b",
+        ),
+        *("docker://h.lan:x/a", "docker:///a", "docker://h_.lan/a", f"docker://h.lan/{'a' * 256}"),
+    ],
+)
+def test_what_is_no_place_in_a_registry_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInputError):
+        transports.parse(text)
 
 
 @given(st.text(max_size=30))
