@@ -53,6 +53,7 @@ class Registry:
         self.idle = idle
         self.sparse = sparse
         self.uploads = uploads.Known()
+        self.documents = manifests.Documents()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="layerstore-registry")
 
     async def run(self, work: Callable[..., T], *args: object, **named: object) -> T:
@@ -129,7 +130,7 @@ class Registry:
             # A blob that turns out to be damaged raises here, before its last piece: the server then
             # drops the connection, and the client sees that the length was not reached.
             async for piece in pieces:
-                await send({"type": "http.response.body", "body": bytes(piece), "more_body": True})
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
             if pieces is not None:

@@ -9,19 +9,79 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import threading
 from typing import TYPE_CHECKING
 
 from ..errors import BusyError, NotFoundError
-from . import leases
+from . import leases, reserve
+from .disk import BEHIND, start_writeback
 from .index import Table
 from .locks import FileLock
 from .raws import PieceHasher, RawWriter
 
 if TYPE_CHECKING:
+    from .index import Write
     from .storage import Storage
 
 TTL = 24 * 3600.0
 """Seconds without use after which an upload may go."""
+SPARES = 32
+"""Ids and serials that are drawn in one commit: one for each upload costs more than a blob."""
+
+
+class Spares:
+    """What the next uploads of a handle begin and end with, drawn many at a time: ids, whose leases are
+    there, and serials of raw files. What a handle that dies leaves of them is a gap (rule 2)."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._mutex = threading.Lock()
+        self._ids: list[bytes] = []
+        self._serials: list[int] = []
+
+    def _draw(self) -> None:
+        ids = [secrets.token_bytes(8) for _ in range(SPARES)]
+
+        def work(tx: Write) -> int:
+            for lease in ids:
+                leases.create_upload(tx, lease, TTL)
+            return tx.draw(b"next_raw", SPARES)
+
+        first = self._storage.index.update(work)
+        self._ids += ids
+        self._serials += range(first, first + SPARES)
+
+    def upload_id(self) -> str:
+        """An id that no upload has had; its lease has just begun, or nearly so."""
+        with self._mutex:
+            while True:
+                if not self._ids:
+                    self._draw()
+                lease = self._ids.pop()
+                with self._storage.index.read() as snapshot:
+                    value = snapshot.get(Table.LEASES, lease)
+                if value is not None and leases.is_fresh(value):
+                    return lease.hex()
+
+    def raw_serial(self) -> int:
+        """A serial that no raw file has had. Raises StoreFullError as a writer does."""
+        reserve.refuse_writers(self._storage)
+        with self._mutex:
+            if not self._serials:
+                self._draw()
+            return self._serials.pop(0)
+
+    def close(self) -> None:
+        """Drops the leases that no upload has taken."""
+        with self._mutex:
+            ids, self._ids = self._ids, []
+
+        def work(tx: Write) -> None:
+            for lease in ids:
+                leases.drop(tx, lease)
+
+        if ids:
+            self._storage.index.update(work)
 
 
 class Upload:
@@ -36,13 +96,13 @@ class Upload:
                 raise BusyError(f"upload {upload_id} is being written by somebody else")
             raise NotFoundError(f"no upload {upload_id}")
         lease = bytes.fromhex(upload_id)
-        if new:
-            storage.disk.sync_dir(os.path.dirname(self._lock.path))
-            storage.index.update(lambda tx: leases.create(tx, lease, TTL))
-        elif not storage.index.update(lambda tx: leases.touch(tx, lease)):
+        with storage.index.read() as snapshot:
+            value = snapshot.get(Table.LEASES, lease)
+        fresh = value is not None and leases.is_fresh(value)
+        if not fresh and not storage.index.update(lambda tx: leases.touch(tx, lease)):
             self.close()
             raise NotFoundError(f"upload {upload_id} has expired")
-        self.offset = os.fstat(self._lock.fd).st_size
+        self.offset = self._behind = os.fstat(self._lock.fd).st_size
 
     @property
     def fd(self) -> int:
@@ -52,6 +112,9 @@ class Upload:
         """Appends; returns how many bytes."""
         self._storage.disk.write_at(self._lock.fd, data, self.offset, self._lock.path)
         self.offset += len(data)
+        if self.offset - self._behind >= BEHIND:
+            start_writeback(self._lock.fd, self._behind, self.offset - self._behind)
+            self._behind = self.offset
         return len(data)
 
     def sync(self) -> None:
@@ -69,13 +132,19 @@ class Upload:
         """Lets it go, to be resumed by its id."""
         self._lock.release()
 
-    def discard(self) -> None:
-        """Drops it with all that was written."""
+    def end(self) -> None:
+        """Unlinks its file, if that did not become a raw file. Its lease is the caller's."""
         if self._lock.fd < 0:
             return
         with contextlib.suppress(FileNotFoundError):
             self._storage.disk.unlink(self._lock.path)
         self._lock.release()
+
+    def discard(self) -> None:
+        """Drops it with all that was written."""
+        if self._lock.fd < 0:
+            return
+        self.end()
         lease = bytes.fromhex(self.id)
         self._storage.index.update(lambda tx: leases.drop(tx, lease))
 
@@ -90,9 +159,9 @@ def path_of(storage: Storage, upload_id: str) -> str:
 
 
 def begin(storage: Storage) -> Upload:
-    """A new, empty upload."""
+    """A new, empty upload. Its file outlives this process; while it is empty, no power cut."""
     storage.disk.mkdir(os.path.join(storage.path, "uploads"))
-    return Upload(storage, secrets.token_hex(8), new=True)
+    return Upload(storage, storage.spares.upload_id(), new=True)
 
 
 def resume(storage: Storage, upload_id: str) -> Upload:
