@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..registry import Options
 from ..registry import serve as run
 from .context import Context
 
@@ -17,4 +18,15 @@ def serve(context: Context) -> None:
         else:
             output.note(f"serving {context.path} at {url}")
 
-    run(context.store(create=True), args.listen, idle=args.idle, sparse=args.sparse, ready=ready)
+    options = Options(
+        idle=args.idle,
+        sparse=args.sparse,
+        log=None if args.access_log == "off" else args.access_log,
+        workers=args.workers,
+        optimize=args.optimize,
+        gc=args.gc,
+        quiet=args.quiet_time,
+        raw_cache=context.raw_cache(),
+        timeout=args.timeout,
+    )
+    run(context.store(create=True), args.listen, options=options, ready=ready)

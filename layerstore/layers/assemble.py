@@ -154,9 +154,10 @@ class BlobFile(io.RawIOBase):
         yield from self._verified()
 
     def pieces(self, offset: int = 0) -> Iterator[bytes | memoryview]:
-        """The blob from `offset` on, to be sent: in pieces that stay as they are, each verified. What
-        is a file (raw, or a copy) goes by the checksums of its pieces; what is made of others by those of
-        its blocks, and from its start by its digest too, before the last piece. Raises CorruptError."""
+        """The blob from `offset` on, to be sent: in pieces that stay as they are, each verified.
+        What is a file (raw, or a copy) goes by the checksums of its pieces; what is made of others by
+        those of its blocks, and from its start by its digest too, before the last piece.
+        Raises CorruptError."""
         self._check_open()
         sent = 0
         for piece in self._sent(offset):

@@ -6,6 +6,6 @@ It needs no framework; any ASGI server serves it. `serve` runs uvicorn, of the e
 """
 
 from .app import Registry
-from .server import serve
+from .server import Options, serve
 
-__all__ = ["Registry", "serve"]
+__all__ = ["Options", "Registry", "serve"]

@@ -27,19 +27,26 @@ from .. import (
     StoreFullError,
     UnsupportedError,
 )
-from . import blobs, listings, manifests, routes, uploads
+from . import blobs, health, listings, manifests, routes, uploads
 from .http import Disconnected, Failure, Receive, Request, Response, Scope, Send, document
+from .logs import AccessLog
+from .metrics import Metrics
 from .routes import Route
+from .watch import Watch
 
 T = TypeVar("T")
 THREADS = 16
 VERSION = ("Docker-Distribution-Api-Version", "registry/2.0")
 
 
+class Cut(Exception):
+    """An answer that ended before its length, on purpose."""
+
+
 class Registry:
     """An ASGI application over one open store, which the caller closes after it. `idle`: seconds that a
     blob which no manifest names is kept after somebody last asked for it. `sparse`: manifests of images
-    are taken though blobs that they name are not there."""
+    are taken though blobs that they name are not there. `busy` is called whenever something happens."""
 
     def __init__(
         self,
@@ -48,12 +55,18 @@ class Registry:
         idle: float = 24 * 3600.0,
         sparse: bool = False,
         threads: int = THREADS,
+        metrics: Metrics | None = None,
+        log: AccessLog | None = None,
+        busy: Callable[[], None] = lambda: None,
     ) -> None:
         self.store = store
         self.idle = idle
         self.sparse = sparse
         self.uploads = uploads.Known()
         self.documents = manifests.Documents()
+        self.metrics = metrics if metrics is not None else Metrics()
+        self.log = log if log is not None else AccessLog(enabled=False)
+        self.busy = busy
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="layerstore-registry")
 
     async def run(self, work: Callable[..., T], *args: object, **named: object) -> T:
@@ -74,26 +87,36 @@ class Registry:
             return
         if scope["type"] != "http":
             raise RuntimeError(f"not HTTP: {scope['type']}")
+        watch = Watch(self, scope, receive, send)
         try:
-            request = Request(scope, receive)
-            response = await self._answer(request)
-        except Disconnected:
-            return
-        except Failure as failure:
-            response = failure.response()
-        await self._send(response, scope["method"] == "HEAD", send)
+            try:
+                request = Request(scope, watch.receive)
+                response = await self._answer(request, watch)
+            except Disconnected:
+                return
+            except Failure as failure:
+                response = failure.response()
+            await self._send(response, scope["method"] == "HEAD", watch.send)
+        except CorruptError as e:
+            self.metrics.add("damaged_total")
+            self.log.event("damaged", digest=e.digest, path=scope["path"])
+            raise Cut(f"{scope['path']}: what is stored is damaged; the answer was cut") from e
+        finally:
+            watch.end()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
+                self.metrics.save(now=True)
                 self._pool.shutdown(wait=True)
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, watch: Watch) -> Response:
         route = routes.parse(request.path)
+        watch.kind = route.kind
         try:
             return await self._dispatch(route, request)
         except LayerstoreError as e:
@@ -139,6 +162,9 @@ class Registry:
 
 
 HANDLERS = {
+    ("health", "GET"): health.alive,
+    ("ready", "GET"): health.ready,
+    ("metrics", "GET"): health.metrics,
     ("catalog", "GET"): listings.catalog,
     ("tags", "GET"): listings.tags,
     ("referrers", "GET"): listings.referrers,
