@@ -27,6 +27,8 @@ hypothesis.settings.load_profile("untimed")
 NEEDS = {
     "skopeo": "skopeo",
     "umoci": "umoci",
+    "containerd": "containerd",
+    "ctr": "containerd",
     "busybox": "busybox-static",
     "podman": "podman",
     "buildah": "buildah",

@@ -180,6 +180,10 @@ def reclaim(storage: Storage) -> int:
     for name in os.listdir(folder):
         if not is_id(name):
             continue
+        # Looked before it is locked, too: else whoever goes on with an upload now would find it busy.
+        with storage.index.read() as snapshot:
+            if snapshot.get(Table.LEASES, bytes.fromhex(name)) is not None:
+                continue
         lock = FileLock(os.path.join(folder, name))
         if not lock.try_acquire(create=False):
             continue
