@@ -138,6 +138,12 @@ class Repository:
         found = rules.blob(self._storage, self.name, digest, self.idle)
         return None if found is None else found.size
 
+    def blob_size_at_once(self, digest: str) -> int | None:
+        """The same, as far as reading the index tells: it never waits for a commit. None also for what
+        has to be asked with `blob_size`."""
+        found = rules.look(self._storage, self.name, digest)
+        return found.size if found is not None and found.fresh else None
+
     def open_blob(self, digest: str) -> BlobFile:
         """A blob, or manifest, that may be read here. Raises NotFoundError alike for what is absent and
         what is not in this repository."""
@@ -252,6 +258,12 @@ class Repository:
         if found is None:
             raise NotFoundError(f"no manifest {reference[:160]} in repository {self.name}")
         return ManifestInfo(found.digest, found.size, found.media_type)
+
+    def manifest_at_once(self, reference: str) -> ManifestInfo | None:
+        """The same, as far as reading the index tells: it never waits for a commit. None also for what
+        has to be asked with `manifest`."""
+        found = rules.look_up(self._storage, self.name, reference)
+        return None if found is None else ManifestInfo(found.digest, found.size, found.media_type)
 
     def manifest_bytes(self, digest: str) -> bytes:
         """The exact bytes of one of its manifests. Raises NotFoundError."""

@@ -29,6 +29,8 @@ NEEDS = {
     "umoci": "umoci",
     "docker-registry": "docker-registry",
     "openssl": "openssl",
+    "containerd": "containerd",
+    "ctr": "containerd",
     "busybox": "busybox-static",
     "podman": "podman",
     "buildah": "buildah",

@@ -78,6 +78,13 @@ def layer_number(text: str) -> int:
     return int(text)
 
 
+def workers(text: str) -> int:
+    """A number of processes, from 1 to 256."""
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= 256:
+        raise ArgumentTypeError(f"{text!r} is no number of processes (1 to 256)")
+    return int(text)
+
+
 def digest(text: str) -> str:
     """A whole digest, `algorithm:hex`; whether the algorithm is known is the store's to say."""
     if not _DIGEST.fullmatch(text):

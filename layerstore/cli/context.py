@@ -93,7 +93,7 @@ class Context:
         if store is not None:
             store.close()
 
-    def _raw_cache(self) -> int:
+    def raw_cache(self) -> int:
         """The budget for copies of popular blobs."""
         if self.args.raw_cache is not None:
             return int(self.args.raw_cache)
@@ -108,7 +108,7 @@ class Context:
 
         opener = self._open_store or layerstore.open
         options: dict[str, Any] = {"create": create, "timeout": self.args.timeout}
-        if raw_cache := self._raw_cache():
+        if raw_cache := self.raw_cache():
             options["raw_cache"] = raw_cache
         try:
             try:

@@ -828,6 +828,34 @@ VERBS = (
                 type=arguments.positive_duration,
             ),
             _flag("--read-only", help="refuse every change"),
+            _option(
+                "--workers",
+                help="processes that serve (default: 1)",
+                metavar="N",
+                type=arguments.workers,
+            ),
+            _option(
+                "--optimize",
+                help="when to optimize what was pushed: at once, when no request has come for "
+                "--quiet-time, or not (default: off)",
+                choices=("now", "idle", "off"),
+            ),
+            _option(
+                "--gc",
+                help="when to collect what nothing names (default: off)",
+                choices=("idle", "off"),
+            ),
+            _option(
+                "--quiet-time",
+                help="without a request for so long, the server is idle (default: 30s)",
+                metavar="TIME",
+                type=arguments.positive_duration,
+            ),
+            _option(
+                "--access-log",
+                help="a line for each request on stderr (default: off)",
+                choices=("text", "json", "off"),
+            ),
             _flag(
                 "--sparse", help="take manifests of images though blobs that they name are absent"
             ),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import replace
 
-from ..registry import Config, Mirror, ProxyConfig, load
+from ..registry import Config, LogConfig, Options, ProxyConfig, load
 from ..registry import serve as run
 from .context import Context
 from .parser import UsageError
@@ -19,23 +20,7 @@ def serve(context: Context) -> None:
     """`serve`"""
     args, output = context.args, context.output
 
-    config = Config() if args.config is None else load(args.config)
-    if args.listen is not None:
-        config = replace(config, server=replace(config.server, listen=args.listen))
-    if args.idle is not None:
-        config = replace(config, maintenance=replace(config.maintenance, idle=args.idle))
-    if args.proxy is not None:
-        proxy = ProxyConfig(args.proxy) if config.proxy is None else config.proxy
-        config = replace(config, proxy=replace(proxy, upstream=args.proxy))
-    if args.proxy_ttl is not None:
-        if config.proxy is None:
-            raise UsageError("--proxy-ttl goes with --proxy")
-        config = replace(config, proxy=replace(config.proxy, ttl=args.proxy_ttl))
-    config = replace(
-        config,
-        sparse=config.sparse or args.sparse,
-        readonly=config.readonly or args.read_only,
-    )
+    config = _configured(args)
 
     def ready(url: str) -> None:
         if output.json:
@@ -45,8 +30,46 @@ def serve(context: Context) -> None:
             output.note(f"serving {context.path} at {url}")
 
     store = context.store(create=True)
-    mirror = None
-    if config.proxy is not None:
-        remote = replace(remote_options(args), timeout=UPSTREAM_SILENCE, tries=UPSTREAM_TRIES)
-        mirror = Mirror(config.proxy.upstream, ttl=config.proxy.ttl, options=remote)
-    run(store, config, mirror=mirror, ready=ready)
+    options = Options(
+        raw_cache=context.raw_cache(),
+        timeout=args.timeout,
+        remote=replace(remote_options(args), timeout=UPSTREAM_SILENCE, tries=UPSTREAM_TRIES),
+    )
+    run(store, config, options=options, ready=ready)
+
+
+def _configured(args: Namespace) -> Config:
+    """The configuration file, and what the command line says instead of it."""
+    given = Config(log=LogConfig(access=False)) if args.config is None else load(args.config)
+    server, upkeep, log, proxy = given.server, given.maintenance, given.log, given.proxy
+    if args.listen is not None:
+        server = replace(server, listen=args.listen)
+    if args.workers is not None:
+        server = replace(server, workers=args.workers)
+    if args.idle is not None:
+        upkeep = replace(upkeep, idle=args.idle)
+    if args.optimize is not None:
+        upkeep = replace(upkeep, optimize=args.optimize)
+    if args.gc is not None:
+        upkeep = replace(upkeep, gc=args.gc)
+    if args.quiet_time is not None:
+        upkeep = replace(upkeep, quiet=args.quiet_time)
+    if args.access_log == "off":
+        log = replace(log, access=False)
+    elif args.access_log is not None:
+        log = replace(log, access=True, format=args.access_log)
+    if args.proxy is not None:
+        proxy = ProxyConfig(args.proxy) if proxy is None else replace(proxy, upstream=args.proxy)
+    if args.proxy_ttl is not None:
+        if proxy is None:
+            raise UsageError("--proxy-ttl is for mirrors: --proxy", "layerstore serve", "")
+        proxy = replace(proxy, ttl=args.proxy_ttl)
+    return replace(
+        given,
+        server=server,
+        maintenance=upkeep,
+        log=log,
+        proxy=proxy,
+        sparse=given.sparse or args.sparse,
+        readonly=given.readonly or args.read_only,
+    )

@@ -30,6 +30,9 @@ from . import regenerate
 from .hashpipe import HashPipe
 
 OUT = 2 << 20
+SENT = 512 << 10
+"""Bytes of a raw file that are held at once for somebody who may take them slowly."""
+RENEW = 64 << 20
 FIRST = 512 << 10
 """Bytes of the first piece of a tar."""
 LOW = 128 << 10
@@ -149,6 +152,31 @@ class BlobFile(io.RawIOBase):
         A piece is good only until the next one is asked for."""
         self._check_open()
         yield from self._verified()
+
+    def pieces(self, offset: int = 0) -> Iterator[bytes | memoryview]:
+        """The blob from `offset` on, to be sent: in pieces that stay as they are, each verified.
+        What is a file (raw, or a copy) goes by the checksums of its pieces; what is made of others by
+        those of its blocks, and from its start by its digest too, before the last piece.
+        Raises CorruptError."""
+        self._check_open()
+        sent = 0
+        for piece in self._sent(offset):
+            yield piece
+            sent += len(piece)
+            if sent >= RENEW:
+                sent = 0
+                self._renew()
+
+    def _sent(self, offset: int) -> Iterator[bytes | memoryview]:
+        copy = self._from_copy(offset)
+        if copy is not None:
+            yield from copy
+        elif self.row.forms == ("raw",):
+            yield from _raw(self._storage, self.row, offset, SENT)
+        elif offset:
+            yield from map(bytes, pieces_from(self._storage, self.row, offset))
+        else:
+            yield from map(bytes, self._verified())
 
     def _verified(self) -> Iterator[memoryview]:
         algorithm = self.digest.partition(":")[0]
@@ -342,7 +370,7 @@ def _from(pieces: Iterator[bytes], at: int, offset: int) -> Iterator[memoryview]
             yield memoryview(piece)[skip:]
 
 
-def _raw(storage: Storage, row: BlobRow, offset: int) -> Iterator[memoryview]:
+def _raw(storage: Storage, row: BlobRow, offset: int, step: int = OUT) -> Iterator[memoryview]:
     """A blob from its raw file; from another form if that was dropped since the row was read."""
     file = open_raw(storage, row)
     if file is None:
@@ -356,7 +384,7 @@ def _raw(storage: Storage, row: BlobRow, offset: int) -> Iterator[memoryview]:
         return
     raw, opened, path = file
     with opened:
-        yield from raw_pieces(storage, raw, opened, path, offset)
+        yield from raw_pieces(storage, raw, opened, path, offset, step)
 
 
 def open_raw(storage: Storage, row: BlobRow) -> tuple[RawRow, BinaryIO, str] | None:
@@ -375,13 +403,13 @@ def open_raw(storage: Storage, row: BlobRow) -> tuple[RawRow, BinaryIO, str] | N
 
 
 def raw_pieces(
-    storage: Storage, raw: RawRow, file: BinaryIO, path: str, offset: int
+    storage: Storage, raw: RawRow, file: BinaryIO, path: str, offset: int, step: int = OUT
 ) -> Iterator[memoryview]:
-    """A raw file from `offset` on, each piece verified."""
+    """A raw file from `offset` on, each piece verified; `step` bytes are read at once."""
     at = offset // PIECE * PIECE
     file.seek(at)
     while at < raw.size:
-        data = file.read(OUT)
+        data = file.read(step)
         if not data:
             raise CorruptError(
                 f"raw file {path} ends at {at} of {raw.size} bytes", where=path, offset=at

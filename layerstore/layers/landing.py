@@ -1,5 +1,6 @@
 """Uploads on their way to be raw blobs: hashed as they come, renamed at the end, never copied.
 
+A small one becomes a row of the index instead: a file of its own would cost more than it holds.
 What is written goes to the upload's file, to its digest and to the checksums of its pieces. An upload
 that somebody else began is read once at its end instead: a digest cannot be taken up in the middle.
 `Hashes` keeps the state between two requests to one process; it fits only the bytes that it has seen.
@@ -11,8 +12,8 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from ..digest import hasher, parse
-from ..errors import DigestMismatchError
+from ..digest import digest_of, hasher, parse
+from ..errors import CorruptError, DigestMismatchError
 from ..storage import leases, uploads
 from ..storage.index import Write
 from ..storage.operation import Operation, Staged
@@ -21,6 +22,8 @@ from ..storage.rows import BlobRow
 from ..storage.storage import Storage
 
 READ = 1 << 20
+INLINE = 2048
+"""Bytes of a blob that goes into its row."""
 
 
 class Hashes:
@@ -106,7 +109,17 @@ class Landing:
             raise DigestMismatchError(
                 f"the upload has digest {got}, not {digest}", expected=digest, got=got
             )
-        serial = self._storage.draw_raw()
+        lease = bytes.fromhex(self.upload.id)
+
+        def drop(tx: Write) -> None:
+            leases.drop(tx, lease)
+
+        if self.offset <= INLINE:
+            data = os.pread(self.upload.fd, self.offset, 0)
+            if digest_of(data, algorithm) != got:
+                raise CorruptError(f"the upload {self.upload.id} has changed on the disk")
+            return Staged(BlobRow(got, self.offset, media_type, inline=data)), drop
+        serial = self._storage.spares.raw_serial()
         writer = self.upload.land(serial, hashes.pieces)
         try:
             row = BlobRow(got, self.offset, media_type, raw=serial)
@@ -114,16 +127,11 @@ class Landing:
         except BaseException:
             writer.discard()
             raise
-        lease = bytes.fromhex(self.upload.id)
-
-        def drop(tx: Write) -> None:
-            leases.drop(tx, lease)
-
         return Staged(row, raw=raw, writer=writer), drop
 
     def landed(self) -> None:
         """After the commit: nothing of the upload is left."""
-        self.upload.close()
+        self.upload.end()
 
     def _read(self, algorithm: str) -> Hashes:
         hashes = Hashes(algorithm)

@@ -88,13 +88,8 @@ def _check_grown(tx: Write, name: str, max_bytes: int | None) -> None:
 def blob(storage: Storage, name: str, digest: str, ttl: float) -> repositories.Member | None:
     """A member that is here, whole; the answer is a promise: it is kept for `ttl` from now on, or three
     quarters of it. None alike for what is absent and for what is another repository's."""
-    parse(digest)
-    with storage.index.read() as snapshot:
-        found = repositories.find(snapshot, name, digest)
-        there = visible(storage, snapshot, digest) if found is not None else None
-    if found is None or there is None:
-        return None
-    if not found.fresh and not storage.readonly:
+    found = look(storage, name, digest)
+    if found is not None and not found.fresh and not storage.readonly:
         size = found.size
 
         def touch(tx: Write) -> bool:
@@ -106,6 +101,29 @@ def blob(storage: Storage, name: str, digest: str, ttl: float) -> repositories.M
         if not storage.index.update(touch):
             return None
     return found
+
+
+def look(storage: Storage, name: str, digest: str) -> repositories.Member | None:
+    """A member that is here, whole, without a promise; but one that is `fresh` has one already."""
+    parse(digest)
+    with storage.index.read() as snapshot:
+        found = repositories.find(snapshot, name, digest)
+        return None if found is None or visible(storage, snapshot, digest) is None else found
+
+
+def look_up(storage: Storage, name: str, reference: str) -> repositories.Member | None:
+    """The manifest that a tag or digest means, as far as one snapshot tells; see `resolve`."""
+    digest = reference
+    with storage.index.read() as snapshot:
+        if ":" in reference:
+            parse(reference)
+        else:
+            value = snapshot.get(Table.REFS, ref_name(name, reference).encode())
+            if value is None:
+                return None
+            digest = read_ref(reference, value).digest
+        found = repositories.find(snapshot, name, digest)
+    return found if found is not None and found.is_manifest else None
 
 
 def admit(
@@ -294,19 +312,17 @@ def _edges(
 def resolve(op: Operation, name: str, reference: str) -> repositories.Member | None:
     """The manifest that a tag or digest means in a repository; None if there is none."""
     storage = op.op.storage
-    if ":" in reference:
-        parse(reference)
-        with storage.index.read() as snapshot:
-            found = repositories.find(snapshot, name, reference)
-            return found if found is not None and found.is_manifest else None
+    found = look_up(storage, name, reference)
+    if found is not None or ":" in reference or storage.readonly:
+        return found
     with storage.index.read() as snapshot:
         value = snapshot.get(Table.REFS, ref_name(name, reference).encode())
         if value is None:
             return None
         ref = read_ref(reference, value)
-        found = repositories.find(snapshot, name, ref.digest)
-    if found is None and not storage.readonly:
-        found = _adopt(storage, name, ref)
+        if repositories.find(snapshot, name, ref.digest) is not None:
+            return None
+    found = _adopt(storage, name, ref)
     return found if found is not None and found.is_manifest else None
 
 

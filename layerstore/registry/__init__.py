@@ -6,8 +6,8 @@ It needs no framework; any ASGI server serves it. `serve` runs uvicorn, of the e
 """
 
 from .app import Registry
-from .config import Config, ProxyConfig, load
+from .config import Config, LogConfig, ProxyConfig, load
 from .mirror import Mirror
-from .server import serve
+from .server import Options, serve
 
-__all__ = ["Config", "Mirror", "ProxyConfig", "Registry", "load", "serve"]
+__all__ = ["Config", "LogConfig", "Mirror", "Options", "ProxyConfig", "Registry", "load", "serve"]

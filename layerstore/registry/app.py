@@ -33,12 +33,15 @@ from .. import (
     StoreFullError,
     UnsupportedError,
 )
-from . import blobs, listings, manifests, routes, uploads
+from . import blobs, health, listings, manifests, routes, uploads
 from .authentication import Authentication, scopes
 from .config import Config
 from .http import Disconnected, Failure, Receive, Request, Response, Scope, Send, document
+from .logs import AccessLog
+from .metrics import Metrics
 from .mirror import Mirror
 from .routes import Route
+from .watch import Watch
 
 T = TypeVar("T")
 log = logging.getLogger("layerstore.registry")
@@ -48,9 +51,9 @@ VERSION = ("Docker-Distribution-Api-Version", "registry/2.0")
 
 class Registry:
     """An ASGI application over one open store, which the caller closes after it. `mirror`: of which
-    registry it is one; it is closed with the application. Raises
-    InvalidInputError, UnsupportedError, OSError for users or keys of the configuration that cannot be
-    read."""
+    registry it is one; it is closed with the application. `busy` is called whenever something happens.
+    Raises InvalidInputError, UnsupportedError, OSError for users or keys of the configuration that
+    cannot be read."""
 
     def __init__(
         self,
@@ -59,6 +62,9 @@ class Registry:
         *,
         mirror: Mirror | None = None,
         threads: int = THREADS,
+        metrics: Metrics | None = None,
+        log: AccessLog | None = None,
+        busy: Callable[[], None] = lambda: None,
     ) -> None:
         self.store = store
         self.config = config if config is not None else Config()
@@ -71,6 +77,10 @@ class Registry:
             repository_bytes=limits.repository_bytes,
             open_uploads=limits.open_uploads,
         )
+        self.documents = manifests.Documents()
+        self.metrics = metrics if metrics is not None else Metrics()
+        self.log = log if log is not None else AccessLog(enabled=False)
+        self.busy = busy
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="layerstore-registry")
 
     async def run(self, work: Callable[..., T], *args: object, **named: object) -> T:
@@ -88,22 +98,30 @@ class Registry:
         if scope["type"] != "http":
             raise RuntimeError(f"not HTTP: {scope['type']}")
         limits = self.config.limits
-        request = None
+        watch = Watch(self, scope, receive, send)
         try:
-            request = Request(
-                scope, receive, header_bytes=limits.header_bytes, patience=limits.body_idle
-            )
-            response = await self._answer(request)
-        except Disconnected:
-            return
-        except Failure as failure:
-            response = failure.response()
-        await self._send(response, request, scope, send)
+            request = None
+            try:
+                request = Request(
+                    scope,
+                    watch.receive,
+                    header_bytes=limits.header_bytes,
+                    patience=limits.body_idle,
+                )
+                response = await self._answer(request, watch)
+            except Disconnected:
+                return
+            except Failure as failure:
+                response = failure.response()
+            await self._send(response, request, scope, watch.send)
+        finally:
+            watch.end()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
+                self.metrics.save(now=True)
                 if self.mirror is not None:
                     await self.run(self.mirror.close)
                 self._pool.shutdown(wait=True)
@@ -112,13 +130,14 @@ class Registry:
             if message["type"] == "lifespan.shutdown":
                 return
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, watch: Watch) -> Response:
         route = routes.parse(request.path)
+        watch.kind = route.kind
         action = self._action(route, request)
         request.caller = await self.authentication.caller(request)
         self._authorize(route, action, request)
         try:
-            if self.mirror is not None and route.kind != "base":
+            if self.mirror is not None and route.kind != "base" and not action.operation:
                 return await self.mirror.answer(self, route, request)
             return await action.handler(self, route, request)
         except PermissionDeniedError as e:
@@ -129,6 +148,8 @@ class Registry:
     def _action(self, route: Route, request: Request) -> Action:
         method = "GET" if request.method == "HEAD" else request.method
         action = ACTIONS.get((route.kind, method))
+        if route.kind == "metrics" and not self.config.metrics.enabled:
+            raise Failure(404, "UNSUPPORTED", "there is nothing at this path")
         allowed = sorted(m for kind, m in ACTIONS if kind == route.kind)
         if action is None or (self.config.readonly and method != "GET"):
             reason = f"{request.method[:20]} is not for this path"
@@ -141,7 +162,12 @@ class Registry:
     def _authorize(self, route: Route, action: Action, request: Request) -> None:
         """Fails for a caller who has none of the rights that an action needs one of."""
         caller = request.caller
-        if route.name:
+        if action.operation:
+            # Health is for everybody; what is counted is for whoever has said who they are.
+            allowed = (
+                route.kind != "metrics" or caller.name is not None or not self.authentication.asks
+            )
+        elif route.name:
             allowed = any(caller.may(right, route.name) for right in action.rights)
         else:
             # The base is where clients ask whether they need credentials, and try those that they
@@ -199,6 +225,9 @@ class Registry:
                     )
             await send({"type": "http.response.body", "body": b""})
         except (LayerstoreError, OSError, EOFError) as e:
+            if isinstance(e, CorruptError):
+                self.metrics.add("damaged_total")
+                self.log.event("damaged", digest=e.digest, path=request.path)
             log.error("%s is cut off: %s", request.path, str(e) or "its client takes nothing")
             scope.get("state", {}).get("abort", lambda: None)()
             await asyncio.sleep(0)  # the server notices before it misses the rest of the answer
@@ -210,10 +239,12 @@ class Registry:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What answers a request, and the rights of which its caller needs one."""
+    """What answers a request, and the rights of which its caller needs one; `operation`: of the server
+    itself, not of what it keeps."""
 
     handler: Callable[[Registry, Route, Request], Awaitable[Response]]
     rights: tuple[str, ...]
+    operation: bool = False
 
 
 async def base(registry: Registry, route: Route, request: Request) -> Response:
@@ -226,6 +257,9 @@ PUSH = ("create", "overwrite")
 DELETE = ("delete",)
 
 ACTIONS = {
+    ("health", "GET"): Action(health.alive, (), operation=True),
+    ("ready", "GET"): Action(health.ready, (), operation=True),
+    ("metrics", "GET"): Action(health.metrics, (), operation=True),
     ("base", "GET"): Action(base, ()),
     ("catalog", "GET"): Action(listings.catalog, ()),
     ("tags", "GET"): Action(listings.tags, PULL),

@@ -6,10 +6,13 @@ the answer. RFC 9110: Range, If-Range, If-None-Match; a digest is a strong ETag.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from .. import LayerstoreError
 from .http import Failure, Request, Response, empty
 from .routes import Route
 
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
     from .app import Registry
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z")
-PIECE = 1 << 20
 
 
 class Blob(Protocol):
@@ -25,9 +27,7 @@ class Blob(Protocol):
 
     size: int
 
-    def chunks(self) -> Iterator[memoryview]: ...
-    def seek(self, offset: int, whence: int = 0, /) -> int: ...
-    def read(self, size: int = -1, /) -> bytes | None: ...
+    def pieces(self, offset: int = 0) -> Iterator[bytes | memoryview]: ...
     def close(self) -> None: ...
 
 
@@ -78,10 +78,12 @@ async def get(registry: Registry, route: Route, request: Request) -> Response:
     repository = registry.repository(route.name)
     digest = route.argument
     if request.method == "HEAD":
-        size = await registry.run(repository.blob_size, digest)
+        size = repository.blob_size_at_once(digest)
+        if size is None:
+            size = await registry.run(repository.blob_size, digest)
         if size is None:
             raise Failure(404, "BLOB_UNKNOWN", "there is no such thing in this repository")
-        response = _found(digest)
+        response = described(digest)
         response.length = size
         return response
     blob = await registry.run(repository.open_blob, digest)
@@ -93,20 +95,19 @@ async def get(registry: Registry, route: Route, request: Request) -> Response:
     except BaseException:
         await registry.run(blob.close)
         raise
-    response = _found(digest)
+    response = described(digest)
     response.length = blob.size
-    if span is None:
-        response.pieces = _whole(registry, blob)
-    else:
+    first = 0
+    if span is not None:
         first, last = span
         response.status = 206
         response.add("Content-Range", f"bytes {first}-{last}/{blob.size}")
         response.length = last - first + 1
-        response.pieces = _part(registry, blob, first, response.length)
+    response.pieces = _stream(registry, blob, first, response.length)
     return response
 
 
-def _found(digest: str) -> Response:
+def described(digest: str) -> Response:
     return Response(
         200,
         [
@@ -118,32 +119,33 @@ def _found(digest: str) -> Response:
     )
 
 
-async def _whole(registry: Registry, blob: Blob) -> AsyncIterator[memoryview]:
+async def _stream(
+    registry: Registry, blob: Blob, first: int, length: int
+) -> AsyncIterator[bytes | memoryview]:
+    """`length` bytes from `first` on. While one piece is sent the next one is read and checked."""
+    pieces = blob.pieces(first)
+    coming: asyncio.Future[bytes | memoryview | None] | None = None
     try:
-        pieces = blob.chunks()
-        while (piece := await registry.run(next, pieces, None)) is not None:
-            yield piece
-    finally:
-        await registry.run(blob.close)
-
-
-async def _part(registry: Registry, blob: Blob, first: int, length: int) -> AsyncIterator[bytes]:
-    try:
-        await registry.run(blob.seek, first)
         left = length
         while left:
-            piece = await registry.run(_read, blob, min(PIECE, left))
+            if coming is None:
+                coming = asyncio.ensure_future(registry.run(next, pieces, None))
+            piece = await coming
+            coming = None
+            if piece is None:
+                raise EOFError(f"a blob ended {left} bytes before its size")
             left -= len(piece)
+            if left > 0:
+                coming = asyncio.ensure_future(registry.run(next, pieces, None))
+            else:
+                piece = piece[: len(piece) + left]
+                left = 0
             yield piece
     finally:
+        if coming is not None:
+            with contextlib.suppress(LayerstoreError, OSError):
+                await coming
         await registry.run(blob.close)
-
-
-def _read(blob: BinaryIO, size: int) -> bytes:
-    out = blob.read(size)
-    if not out:
-        raise EOFError("a blob ended before its size")
-    return out
 
 
 async def delete(registry: Registry, route: Route, request: Request) -> Response:

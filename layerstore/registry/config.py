@@ -61,11 +61,9 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class MetricsConfig:
-    """`[metrics]`: whether `/metrics` is served, and where: at an address of its own, or by the
-    registry itself where there is none."""
+    """`[metrics]`: whether `/metrics` is served."""
 
     enabled: bool = True
-    listen: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +238,6 @@ def _metrics(table: _Table) -> MetricsConfig:
     return table.done(
         MetricsConfig(
             enabled=table.boolean("enabled", default.enabled),
-            listen=table.address("listen", "") or None,
         )
     )
 

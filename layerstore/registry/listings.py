@@ -17,7 +17,7 @@ PAGE = 1000
 """Entries of a page at most."""
 
 
-def _page(request: Request) -> tuple[int, str]:
+def page(request: Request) -> tuple[int, str]:
     text = request.one("n")
     if text is None:
         return PAGE, request.one("last") or ""
@@ -26,7 +26,7 @@ def _page(request: Request) -> tuple[int, str]:
     return min(int(text), PAGE), request.one("last") or ""
 
 
-def _linked(response: Response, path: str, found: list[str], limit: int, more: bool) -> Response:
+def linked(response: Response, path: str, found: list[str], limit: int, more: bool) -> Response:
     if more and found:
         query = urlencode({"n": limit, "last": found[-1]})
         response.add("Link", f'<{path}?{query}>; rel="next"')
@@ -35,19 +35,19 @@ def _linked(response: Response, path: str, found: list[str], limit: int, more: b
 
 async def tags(registry: Registry, route: Route, request: Request) -> Response:
     """GET of the tags of a repository, sorted."""
-    limit, last = _page(request)
+    limit, last = page(request)
     repository = registry.repository(route.name)
     found = await registry.run(repository.tags, last, limit + 1)
     if not found and not await registry.run(repository.exists):
         raise Failure(404, "NAME_UNKNOWN", "there is no such repository")
     more, found = len(found) > limit, found[:limit]
     answer = document({"name": route.name, "tags": found})
-    return _linked(answer, f"/v2/{route.name}/tags/list", found, limit, more)
+    return linked(answer, f"/v2/{route.name}/tags/list", found, limit, more)
 
 
 async def catalog(registry: Registry, route: Route, request: Request) -> Response:
     """GET of the repositories that may be pulled, sorted."""
-    limit, last = _page(request)
+    limit, last = page(request)
     if len(last) > routes.MAX_NAME:
         raise Failure(400, "NAME_INVALID", "`last` is longer than any name")
     found: list[str] = []
@@ -58,7 +58,7 @@ async def catalog(registry: Registry, route: Route, request: Request) -> Respons
             break
         last = names[-1]
     more, found = len(found) > limit, found[:limit]
-    return _linked(document({"repositories": found}), "/v2/_catalog", found, limit, more)
+    return linked(document({"repositories": found}), "/v2/_catalog", found, limit, more)
 
 
 async def referrers(registry: Registry, route: Route, request: Request) -> Response:

@@ -3,6 +3,7 @@ came, under the media type that they came with."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from . import routes
@@ -14,12 +15,38 @@ if TYPE_CHECKING:
     from .app import Registry
 
 MAX_TAGS = 64
+KEPT = 8 << 20
+
+
+class Documents:
+    """The bytes of manifests that were asked for last, up to `KEPT` bytes of them. Who may read them is
+    asked of the store each time."""
+
+    def __init__(self) -> None:
+        self._bytes: OrderedDict[str, bytes] = OrderedDict()
+        self._size = 0
+
+    def get(self, digest: str) -> bytes | None:
+        data = self._bytes.get(digest)
+        if data is not None:
+            self._bytes.move_to_end(digest)
+        return data
+
+    def put(self, digest: str, data: bytes) -> None:
+        if digest in self._bytes or len(data) > KEPT // 8:
+            return
+        self._bytes[digest] = data
+        self._size += len(data)
+        while self._size > KEPT:
+            self._size -= len(self._bytes.popitem(last=False)[1])
 
 
 async def get(registry: Registry, route: Route, request: Request) -> Response:
     """GET and HEAD by tag or digest."""
     repository = registry.repository(route.name)
-    found = await registry.run(repository.manifest, route.argument)
+    found = repository.manifest_at_once(route.argument)
+    if found is None:
+        found = await registry.run(repository.manifest, route.argument)
     headers = [
         ("Content-Type", found.media_type),
         ("Docker-Content-Digest", found.digest),
@@ -29,7 +56,11 @@ async def get(registry: Registry, route: Route, request: Request) -> Response:
         return Response(304, headers)
     if request.method == "HEAD":
         return Response(200, headers, length=found.size)
-    return Response(200, headers, await registry.run(repository.manifest_bytes, found.digest))
+    data = registry.documents.get(found.digest)
+    if data is None:
+        data = await registry.run(repository.manifest_bytes, found.digest)
+        registry.documents.put(found.digest, data)
+    return Response(200, headers, data)
 
 
 async def put(registry: Registry, route: Route, request: Request) -> Response:

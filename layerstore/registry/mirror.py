@@ -37,11 +37,9 @@ from .. import (
     RepositoryUpload,
 )
 from . import blobs, listings, manifests
-from .blobs import _found as found_blob
+from .blobs import described
 from .http import Failure, Request, Response, document
-from .listings import INDEX
-from .listings import _linked as linked
-from .listings import _page as page
+from .listings import INDEX, linked, page
 from .routes import Route
 
 if TYPE_CHECKING:
@@ -276,7 +274,7 @@ class Mirror:
             raise NotFoundError(e.message) from e
         except (RemoteError, DigestMismatchError) as e:
             raise _gateway(e) from e
-        response = found_blob(here.argument)
+        response = described(here.argument)
         response.length = fetch.size
         span = blobs.wanted_range(request, here.argument, fetch.size)
         first, last = span if span is not None else (0, fetch.size - 1)
@@ -300,7 +298,7 @@ class Mirror:
         if size < 0:
             raise RemoteError(f"{self.remote.host} does not say how long a blob is")
         if request.method == "HEAD":
-            response = found_blob(here.argument)
+            response = described(here.argument)
             response.length = size
             return response
         repository = registry.repository(here.name)

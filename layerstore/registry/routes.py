@@ -20,6 +20,7 @@ _PATHS = re.compile(
     r"(?P<uploads>blobs/uploads/?)|blobs/uploads/(?P<upload>[^/]+)|blobs/(?P<blob>[^/]+)|"
     r"manifests/(?P<manifest>[^/]+)|(?P<tags>tags/list)|referrers/(?P<referrers>[^/]+))\Z"
 )
+_OPERATION = {"/healthz": "health", "/readyz": "ready", "/metrics": "metrics"}
 MAX_NAME = 255
 
 
@@ -38,6 +39,8 @@ def parse(path: str) -> Route:
         return Route("base")
     if path == "/v2/_catalog":
         return Route("catalog")
+    if path in _OPERATION:
+        return Route(_OPERATION[path])
     match = _PATHS.match(path)
     if match is None:
         raise Failure(404, "UNSUPPORTED", "there is nothing at this path")

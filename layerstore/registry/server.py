@@ -9,19 +9,36 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import math
+import os
 import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType
 
-from .. import InvalidInputError, Store, UnsupportedError
+from .. import InvalidInputError, RemoteOptions, Store, UnsupportedError
 from .app import Registry
 from .config import Config, Tls
+from .logs import AccessLog
+from .metrics import Metrics
 from .mirror import Mirror
 
 BACKLOG = 512
+GONE = 300
+"""Seconds after which a peer that acknowledges nothing is taken for gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What no configuration file says: how every process opens the store (`raw_cache` in bytes,
+    `timeout` in seconds), and how a mirror speaks to its upstream."""
+
+    raw_cache: int = 0
+    timeout: float | None = None
+    remote: RemoteOptions | None = None
 
 
 def listen(address: str, *, anywhere: bool = False) -> socket.socket:
@@ -43,6 +60,11 @@ def listen(address: str, *, anywhere: bool = False) -> socket.socket:
     server = socket.socket(family, socket.SOCK_STREAM)
     try:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # What is accepted inherits them: a client that vanished without a word is found out.
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, GONE // 5)
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, GONE // 10)
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE * 1000)
         server.bind(where)
         server.listen(BACKLOG)
     except BaseException:
@@ -74,12 +96,38 @@ def serve(
     store: Store,
     config: Config,
     *,
-    mirror: Mirror | None = None,
+    options: Options | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serves a store until a signal stops it; `ready` is called with the URL once requests are taken.
     Raises UnsupportedError where a package of the extra is not installed, InvalidInputError for a
     configuration that cannot be used, and what `listen` does."""
+    options = options or Options()
+    upkeep = config.maintenance
+    if config.server.tls is not None:
+        check_tls(config.server.tls)
+    with contextlib.closing(
+        listen(config.server.listen, anywhere=config.access is not None)
+    ) as listening:
+        if config.server.workers == 1 and upkeep.optimize == upkeep.gc == "off":
+            run(store, listening, config, options, ready)
+            return
+        from .supervisor import supervise
+
+        supervise(store.path, listening, config, options, ready)
+
+
+def run(
+    store: Store,
+    listening: socket.socket,
+    config: Config,
+    options: Options,
+    ready: Callable[[str], None] | None = None,
+    *,
+    metrics: Metrics | None = None,
+    busy: Callable[[], None] = lambda: None,
+) -> None:
+    """Serves a store on a socket in this process; `metrics` and `busy` are those of a supervisor."""
     try:
         import uvicorn
 
@@ -89,9 +137,6 @@ def serve(
             "the registry needs uvicorn: pip install 'layerstore[registry]'"
         ) from e
     tls = config.server.tls
-    if tls is not None:
-        check_tls(tls)
-    application = Registry(store, config, mirror=mirror)
 
     class Server(uvicorn.Server):
         """Ends on a signal, and leaves it at that: a stop that was asked for is no failure."""
@@ -109,27 +154,43 @@ def serve(
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
+        async def on_tick(self, counter: int) -> bool:
+            registry.metrics.save()
+            # A supervisor ends its workers; one that was killed cannot.
+            alone = metrics is not None and os.getppid() != parent
+            return await super().on_tick(counter) or alone
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if ready is not None and self.started:
                 ready(url_of(listening, tls=tls is not None))
 
-    with contextlib.closing(
-        listen(config.server.listen, anywhere=config.access is not None)
-    ) as listening:
-        settings = uvicorn.Config(
-            application,
-            http=connection(config.limits),
-            ws="none",
-            proxy_headers=False,
-            h11_max_incomplete_event_size=config.limits.header_bytes,
-            limit_concurrency=config.limits.connections,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=math.ceil(config.server.grace),
-            lifespan="on",
-            ssl_certfile=None if tls is None else tls.certificate,
-            ssl_keyfile=None if tls is None else tls.key,
-        )
-        Server(settings).run(sockets=[listening])
+    parent = os.getppid()
+    mirror = None
+    if config.proxy is not None:
+        mirror = Mirror(config.proxy.upstream, ttl=config.proxy.ttl, options=options.remote)
+    registry = Registry(
+        store,
+        config,
+        mirror=mirror,
+        metrics=metrics,
+        log=AccessLog(config.log.format, enabled=config.log.access),
+        busy=busy,
+    )
+    logging.getLogger("layerstore.registry").setLevel(config.log.level.upper())
+    settings = uvicorn.Config(
+        registry,
+        http=connection(config.limits),
+        ws="none",
+        proxy_headers=False,
+        h11_max_incomplete_event_size=config.limits.header_bytes,
+        limit_concurrency=config.limits.connections,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(config.server.grace),
+        lifespan="on",
+        ssl_certfile=None if tls is None else tls.certificate,
+        ssl_keyfile=None if tls is None else tls.key,
+    )
+    Server(settings).run(sockets=[listening])

@@ -6,6 +6,7 @@ in another worker or after a restart. Between two requests no lock is held on it
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .. import LayerstoreError, LimitError, RepositoryUpload
 from . import routes
-from .http import Disconnected, Failure, Request, Response, empty
+from .http import Failure, Request, Response, empty
 from .routes import Route
 
 if TYPE_CHECKING:
@@ -192,14 +193,27 @@ async def _receive(registry: Registry, request: Request, upload: RepositoryUploa
         upload.check_room(expected)
     parts: list[bytes] = []
     held = got = 0
+    writing: asyncio.Future[int] | None = None
+
+    async def settle() -> None:
+        nonlocal writing
+        before, writing = writing, None
+        if before is None:
+            return
+        try:
+            await before
+        except BaseException:
+            parts.clear()  # what comes behind a gap is not kept
+            raise
 
     async def flush() -> None:
-        nonlocal held
+        nonlocal held, writing
+        await settle()
         if parts:
             data = parts[0] if len(parts) == 1 else b"".join(parts)
             parts.clear()
             held = 0
-            await registry.run(upload.write, data)
+            writing = asyncio.ensure_future(registry.run(upload.write, data))
 
     try:
         async for piece in request.pieces():
@@ -208,10 +222,10 @@ async def _receive(registry: Registry, request: Request, upload: RepositoryUploa
             got += len(piece)
             if held >= BUFFER:
                 await flush()
-    except (Disconnected, Failure):
+    finally:
+        # While one buffer is written the next one comes; whatever ends this, all is written.
         await flush()
-        raise
-    await flush()
+        await settle()
     if expected is not None and got != expected:
         raise Failure(400, "SIZE_INVALID", f"{got} bytes came, Content-Length says {expected}")
 

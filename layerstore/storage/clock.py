@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 
+@functools.cache
 def boot_id() -> str:
-    """Changes with every boot; a lease's remaining time starts anew after one."""
+    """Changes with every boot, never within a process; a lease's remaining time starts anew then."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as f:
         return f.read().strip()
 

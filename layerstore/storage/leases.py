@@ -1,9 +1,9 @@
 """Leases: rows that keep blobs alive until they are dropped, expire, or their process ends.
 
-`LEASES` id (8 bytes) -> JSON: kind `session` (what a handle put; ends with the session file of that
-id), `bound` (a lease without ttl; ends with the session that it names) or `lease` (ttl seconds on the
-boot clock); `HOLDS` id and blob serial -> nothing. After a reboot a ttl starts anew; use renews it
-(rules 7, 8).
+`LEASES` id (8 bytes) -> JSON: kind `session` (what a handle put; ends with the session file of
+that id), `bound` (a lease without ttl; ends with the session that it names) or `lease` (ttl
+seconds on the boot clock) or `upload` (the same, of an upload's file); `HOLDS` id and blob serial
+-> nothing. After a reboot a ttl starts anew; use renews it (rules 7, 8).
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ def create(tx: Write, lease: bytes, ttl: float | None, session: str = "") -> Non
         tx.put(Table.LEASES, lease, dump({"kind": "bound", "ttl": None, "session": session}))
     else:
         tx.put(Table.LEASES, lease, _row("lease", ttl))
+
+
+def create_upload(tx: Write, lease: bytes, ttl: float) -> None:
+    """The lease of an upload, or of one that is to begin."""
+    tx.put(Table.LEASES, lease, _row("upload", ttl))
 
 
 def session_of(lease: bytes, value: bytes) -> bytes | None:
@@ -58,13 +63,20 @@ def touch(tx: Write, lease: bytes) -> bool:
     value = tx.get(Table.LEASES, lease)
     if value is None or expired(value):
         return False
-    row = json.loads(value)
-    if row["kind"] == "lease":
-        # A row is a synced commit: not more often than a tenth of the ttl.
-        ttl = row["ttl"]
-        if ttl is not None and (left(value) or 0) < 0.9 * ttl:
-            tx.put(Table.LEASES, lease, _row("lease", ttl))
+    # A row is a synced commit: not more often than a tenth of the ttl.
+    if not is_fresh(value):
+        row = json.loads(value)
+        tx.put(Table.LEASES, lease, _row(row["kind"], row["ttl"]))
     return True
+
+
+def is_fresh(value: bytes) -> bool:
+    """Whether a lease was renewed so lately that it need not be renewed again."""
+    row = json.loads(value)
+    remaining = left(value)
+    if remaining is None:
+        return True
+    return bool(row["boot"] == boot_id() and remaining >= 0.9 * row["ttl"])
 
 
 def of_older_boot(value: bytes) -> bool:
@@ -122,7 +134,7 @@ def listing(snapshot: Snapshot) -> list[LeaseInfo]:
     out = []
     for key, value in snapshot.items(Table.LEASES):
         row = json.loads(value)
-        if row["kind"] == "session" or expired(value):
+        if row["kind"] in ("session", "upload") or expired(value):
             continue
         digests = []
         for serial in held_serials(snapshot, key):

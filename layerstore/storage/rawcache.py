@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FOLDER = "raw-cache"
 MAGIC = b"LSCOPY\x01\n"
 TRAILER = 8 + 8 + 16
-READ = 2 << 20
+READ = 512 << 10
 SAVE_EVERY = 64
 """Reads after which their count is written down."""
 COOL_AT = 1024

@@ -130,16 +130,19 @@ class RawWriter:
         self._lock = lock
         self._size = 0
         self._behind = 0
+        self._synced = False
         self._hashes = PieceHasher()
 
     def take_over(self, size: int, hashes: PieceHasher) -> None:
-        """The file has `size` bytes already, whose checksums were computed as they came."""
+        """The file has `size` bytes already, synced, whose checksums were computed as they came."""
         self._size = size
         self._hashes = hashes
+        self._synced = True
 
     def write(self, data: bytes | memoryview) -> None:
         """Appends; the file grows as data comes."""
         view = memoryview(data)
+        self._synced = False
         self._disk.write_at(self._lock.fd, view, self._size, self.path)
         self._size += len(view)
         if self._size - self._behind >= BEHIND:
@@ -154,7 +157,8 @@ class RawWriter:
     def finish(self) -> RawRow:
         """Syncs file and folder; returns its row. The lock is held on, until the row is committed:
         a raw file that nobody holds and no row names is gc's to unlink."""
-        self._disk.sync(self._lock.fd, self.path)
+        if not self._synced:
+            self._disk.sync(self._lock.fd, self.path)
         self._disk.sync_dir(os.path.dirname(self.path))
         return RawRow(self._size, self._hashes.finish())
 

@@ -39,6 +39,7 @@ from .reading import Chunks
 from .rows import serial_key
 from .sessions import Session
 from .sink import Numbers, Sink
+from .uploads import Spares
 
 VERSION = 1
 CHUNKER = "gear-nc2-16k-64k-256k-v1"
@@ -206,6 +207,8 @@ class Storage:
             self.session = self._begin_session()
             undo.callback(self.session.close)
             undo.callback(self._end_session)
+            self.spares = Spares(self)
+            undo.callback(self._drop_spares)
 
     def _begin_session(self) -> Session:
         while True:
@@ -292,6 +295,11 @@ class Storage:
         with contextlib.suppress(LayerstoreError, OSError):
             while not self.index.update(lambda tx: leases.drop(tx, lease, limit=8192)):
                 pass
+
+    def _drop_spares(self) -> None:
+        # What cannot be dropped now (full, poisoned) expires.
+        with contextlib.suppress(LayerstoreError, OSError):
+            self.spares.close()
 
     def operation(self) -> Operation:
         """A new operation; its epoch is published when this returns."""

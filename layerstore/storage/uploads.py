@@ -9,42 +9,103 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import threading
 from typing import TYPE_CHECKING
 
 from ..errors import BusyError, NotFoundError
-from . import leases
+from . import leases, reserve
+from .disk import BEHIND, start_writeback
 from .index import Table
 from .locks import FileLock
 from .raws import PieceHasher, RawWriter
 
 if TYPE_CHECKING:
+    from .index import Write
     from .storage import Storage
 
 
 TTL = 24 * 3600.0
 """Seconds without use after which an upload may go, if nothing else is said."""
+SPARES = 32
+"""Ids and serials that are drawn in one commit: one for each upload costs more than a blob."""
+
+
+class Spares:
+    """What the next uploads of a handle begin and end with, drawn many at a time: ids, whose leases are
+    there, and serials of raw files. What a handle that dies leaves of them is a gap (rule 2)."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._mutex = threading.Lock()
+        self._ids: dict[float, list[bytes]] = {}
+        self._serials: list[int] = []
+
+    def _draw(self, ttl: float) -> list[bytes]:
+        ids = [secrets.token_bytes(8) for _ in range(SPARES)]
+
+        def work(tx: Write) -> int:
+            for lease in ids:
+                leases.create_upload(tx, lease, ttl)
+            return tx.draw(b"next_raw", SPARES)
+
+        first = self._storage.index.update(work)
+        self._serials += range(first, first + SPARES)
+        return ids
+
+    def upload_id(self, ttl: float) -> str:
+        """An id that no upload has had; its lease, of `ttl` seconds, has just begun, or nearly so."""
+        with self._mutex:
+            ids = self._ids.setdefault(ttl, [])
+            while ids:
+                lease = ids.pop()
+                with self._storage.index.read() as snapshot:
+                    value = snapshot.get(Table.LEASES, lease)
+                if value is not None and leases.is_fresh(value):
+                    return lease.hex()
+            ids += self._draw(ttl)
+            return ids.pop().hex()
+
+    def raw_serial(self) -> int:
+        """A serial that no raw file has had. Raises StoreFullError as a writer does."""
+        reserve.refuse_writers(self._storage)
+        with self._mutex:
+            if not self._serials:
+                self._ids.setdefault(TTL, []).extend(self._draw(TTL))
+            return self._serials.pop(0)
+
+    def close(self) -> None:
+        """Drops the leases that no upload has taken."""
+        with self._mutex:
+            ids = [lease for some in self._ids.values() for lease in some]
+            self._ids.clear()
+
+        def work(tx: Write) -> None:
+            for lease in ids:
+                leases.drop(tx, lease)
+
+        if ids:
+            self._storage.index.update(work)
 
 
 class Upload:
     """One upload, locked by this handle."""
 
-    def __init__(self, storage: Storage, upload_id: str, *, ttl: float | None = None) -> None:
-        """A new one with a `ttl`, in seconds without use after which it may go."""
+    def __init__(self, storage: Storage, upload_id: str, *, new: bool = False) -> None:
         self._storage = storage
         self.id = upload_id
         self._lock = FileLock(path_of(storage, upload_id))
-        if not self._lock.try_acquire(create=ttl is not None):
+        if not self._lock.try_acquire(create=new):
             if os.path.exists(self._lock.path):
                 raise BusyError(f"upload {upload_id} is being written by somebody else")
             raise NotFoundError(f"no upload {upload_id}")
         lease = bytes.fromhex(upload_id)
-        if ttl is not None:
-            storage.disk.sync_dir(os.path.dirname(self._lock.path))
-            storage.index.update(lambda tx: leases.create(tx, lease, ttl))
-        elif not storage.index.update(lambda tx: leases.touch(tx, lease)):
+        with storage.index.read() as snapshot:
+            value = snapshot.get(Table.LEASES, lease)
+        fresh = value is not None and leases.is_fresh(value)
+        if not fresh and not storage.index.update(lambda tx: leases.touch(tx, lease)):
             self.close()
             raise NotFoundError(f"upload {upload_id} has expired")
-        self.offset = os.fstat(self._lock.fd).st_size
+        self.offset = self._behind = os.fstat(self._lock.fd).st_size
 
     @property
     def fd(self) -> int:
@@ -54,6 +115,9 @@ class Upload:
         """Appends; returns how many bytes."""
         self._storage.disk.write_at(self._lock.fd, data, self.offset, self._lock.path)
         self.offset += len(data)
+        if self.offset - self._behind >= BEHIND:
+            start_writeback(self._lock.fd, self._behind, self.offset - self._behind)
+            self._behind = self.offset
         return len(data)
 
     def sync(self) -> None:
@@ -71,13 +135,19 @@ class Upload:
         """Lets it go, to be resumed by its id."""
         self._lock.release()
 
-    def discard(self) -> None:
-        """Drops it with all that was written."""
+    def end(self) -> None:
+        """Unlinks its file, if that did not become a raw file. Its lease is the caller's."""
         if self._lock.fd < 0:
             return
         with contextlib.suppress(FileNotFoundError):
             self._storage.disk.unlink(self._lock.path)
         self._lock.release()
+
+    def discard(self) -> None:
+        """Drops it with all that was written."""
+        if self._lock.fd < 0:
+            return
+        self.end()
         lease = bytes.fromhex(self.id)
         self._storage.index.update(lambda tx: leases.drop(tx, lease))
 
@@ -92,15 +162,15 @@ def path_of(storage: Storage, upload_id: str) -> str:
 
 
 def begin(storage: Storage, ttl: float = TTL, limit: int | None = None) -> Upload:
-    """A new, empty upload, for `ttl` seconds after its last use. Raises BusyError where `limit` uploads
-    are open in the store."""
+    """A new, empty upload, for `ttl` seconds after its last use. Its file outlives this process; while
+    it is empty, no power cut. Raises BusyError where `limit` uploads are open in the store."""
     folder = os.path.join(storage.path, "uploads")
     storage.disk.mkdir(folder)
     if limit is not None and len(os.listdir(folder)) >= limit:
         reclaim(storage)
         if len(os.listdir(folder)) >= limit:
             raise BusyError(f"{limit} uploads are open, which is as many as may be")
-    return Upload(storage, secrets.token_hex(8), ttl=ttl)
+    return Upload(storage, storage.spares.upload_id(ttl), new=True)
 
 
 def resume(storage: Storage, upload_id: str) -> Upload:
@@ -108,6 +178,12 @@ def resume(storage: Storage, upload_id: str) -> Upload:
     if not is_id(upload_id):
         raise NotFoundError(f"no upload {upload_id!r}")
     return Upload(storage, upload_id)
+
+
+def _leased(storage: Storage, upload_id: str) -> bool:
+    with storage.index.read() as snapshot:
+        lease = snapshot.get(Table.LEASES, bytes.fromhex(upload_id))
+    return lease is not None and not leases.expired(lease)
 
 
 def reclaim(storage: Storage) -> int:
@@ -119,15 +195,16 @@ def reclaim(storage: Storage) -> int:
     for name in os.listdir(folder):
         if not is_id(name):
             continue
+        # Looked before it is locked, too: else whoever goes on with an upload now would find it busy.
+        if _leased(storage, name):
+            continue
         lock = FileLock(os.path.join(folder, name))
         if not lock.try_acquire(create=False):
             continue
         try:
             # Locked first, then looked: an upload that begins has its lease before it lets go.
-            with storage.index.read() as snapshot:
-                lease = snapshot.get(Table.LEASES, bytes.fromhex(name))
-                if lease is not None and not leases.expired(lease):
-                    continue
+            if _leased(storage, name):
+                continue
             freed += os.fstat(lock.fd).st_blocks * 512
             storage.disk.unlink(lock.path)
         finally:

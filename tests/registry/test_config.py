@@ -28,7 +28,7 @@ access = false
 
 [metrics]
 enabled = true
-listen = "127.0.0.1:9090"
+enabled = false
 
 [maintenance]
 optimize = "idle"
@@ -89,7 +89,7 @@ def test_everything_can_be_said(tmp_path):
     assert config.server.tls.certificate == str(tmp_path / "cert.pem")
     assert config.server.tls.key == "/keys/key.pem"
     assert (config.log.format, config.log.level, config.log.access) == ("json", "warning", False)
-    assert config.metrics.listen == "127.0.0.1:9090"
+    assert not config.metrics.enabled
     assert (config.maintenance.gc, config.maintenance.idle) == ("idle", 12 * 3600.0)
     assert config.limits.upload_bytes == 20 << 30
     assert config.limits.repository_bytes == 1 << 40

@@ -1,0 +1,266 @@
+"""Several processes on one store: workers that serve, and one at a time that optimizes or collects.
+
+The supervisor opens nothing of the store. Workers share the listening socket, so the kernel hands each
+connection to one that waits; one that dies is started again, and uploads go on in any of them. What
+maintains runs where the scheduler gives it only what is left over (SCHED_IDLE), and is stopped as soon
+as requests come back, where it was asked to wait for idleness: both jobs lose nothing by that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.context import SpawnProcess
+from multiprocessing.sharedctypes import Synchronized
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from .metrics import Metrics
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .server import Options
+
+TICK = 0.2
+RESTART = 1.0
+"""Seconds that a worker stays down at least: one that cannot start must not use up the machine."""
+GC_EVERY = 60.0
+STOP = 40.0
+"""Seconds after which a process that was told to end is killed."""
+
+_CONTEXT = multiprocessing.get_context("spawn")
+
+
+def supervise(
+    path: str,
+    listening: socket.socket,
+    config: Config,
+    options: Options,
+    ready: Callable[[str], None] | None,
+) -> None:
+    """Serves the store at `path` until a signal stops it."""
+    with tempfile.TemporaryDirectory(prefix="layerstore-serve-") as directory:
+        Supervisor(path, listening, config, options, directory).run(ready)
+
+
+class Supervisor:
+    """Starts, watches and ends the processes."""
+
+    def __init__(
+        self,
+        path: str,
+        listening: socket.socket,
+        config: Config,
+        options: Options,
+        directory: str,
+    ) -> None:
+        self._path = path
+        self._listening = listening
+        self._config = config
+        self._options = options
+        self._directory = directory
+        self._metrics = Metrics(directory)
+        self._last: Synchronized[float] = _CONTEXT.Value("d", time.monotonic(), lock=True)
+        self._workers: list[tuple[SpawnProcess, float]] = []
+        self._job: tuple[str, SpawnProcess, float, str] | None = None
+        self._done_at = {"gc": 0.0, "optimize": 0.0}
+        self._stop = False
+
+    def run(self, ready: Callable[[str], None] | None) -> None:
+        from .server import url_of
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self._stop = True
+
+        before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._workers = [self._start() for _ in range(self._config.server.workers)]
+            self._await_first()
+            if ready is not None and not self._stop:
+                ready(url_of(self._listening, tls=self._config.server.tls is not None))
+            while not self._stop:
+                self._revive()
+                self._maintain()
+                time.sleep(TICK)
+        finally:
+            self._end()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # ---- workers ------------------------------------------------------------------------------
+
+    def _start(self) -> tuple[SpawnProcess, float]:
+        process = _CONTEXT.Process(
+            target=_work,
+            args=(
+                self._path,
+                self._listening,
+                self._config,
+                self._options,
+                self._directory,
+                self._last,
+            ),
+        )
+        process.start()
+        return process, time.monotonic()
+
+    def _await_first(self) -> None:
+        """Until every worker is up, each of which says so by its counts."""
+        while not self._stop:
+            up = {name for name in os.listdir(self._directory) if name.endswith(".json")}
+            if all(f"{process.pid}.json" in up for process, _ in self._workers):
+                return
+            if any(process.exitcode is not None for process, _ in self._workers):
+                raise RuntimeError("a worker of the registry ended as it began: see above")
+            time.sleep(0.02)
+
+    def _revive(self) -> None:
+        for number, (process, since) in enumerate(self._workers):
+            if process.exitcode is None or time.monotonic() - since < RESTART:
+                continue
+            self._bury(process)
+            self._metrics.add("workers_restarted_total")
+            self._metrics.save(now=True)
+            self._workers[number] = self._start()
+
+    def _bury(self, process: SpawnProcess) -> None:
+        """What a worker has counted stays; what it was doing is over."""
+        path = os.path.join(self._directory, f"{process.pid}.json")
+        with contextlib.suppress(OSError, ValueError):
+            with open(path, encoding="utf-8") as f:
+                counts = [row for row in json.load(f) if row[0] != "requests_in_flight"]
+            with open(f"{path}.new", "w", encoding="utf-8") as f:
+                json.dump(counts, f)
+            os.replace(f"{path}.new", path)
+        process.join()
+        process.close()
+
+    # ---- maintenance --------------------------------------------------------------------------
+
+    def _maintain(self) -> None:
+        quiet = time.monotonic() - self._last.value
+        if self._job is not None:
+            self._watch(quiet)
+            return
+        upkeep = self._config.maintenance
+        for what, when in (("optimize", upkeep.optimize), ("gc", upkeep.gc)):
+            if when == "off" or (when == "idle" and quiet < upkeep.quiet):
+                continue
+            done = self._done_at[what]
+            # Nothing came since the last time: nothing is to be done.
+            if self._last.value < done or time.monotonic() - done < min(GC_EVERY, upkeep.quiet):
+                continue
+            report = os.path.join(self._directory, f"{what}.report")
+            process = _CONTEXT.Process(
+                target=_maintenance, args=(self._path, self._options, what, report)
+            )
+            process.start()
+            self._job = (what, process, time.monotonic(), report)
+            return
+
+    def _watch(self, quiet: float) -> None:
+        if self._job is None:
+            return
+        what, process, since, report = self._job
+        if process.exitcode is None:
+            upkeep = self._config.maintenance
+            waits = getattr(upkeep, what) == "idle"
+            if waits and quiet < min(1.0, upkeep.quiet) and process.pid is not None:
+                process.terminate()
+            return
+        code = process.exitcode
+        process.close()
+        self._job = None
+        self._done_at[what] = since if code == 0 else 0.0
+        result = {0: "done", -signal.SIGTERM: "interrupted", 130: "interrupted"}.get(code, "failed")
+        self._metrics.add("maintenance_runs_total", "what", what, "result", result)
+        self._metrics.add("maintenance_seconds_total", "what", what, by=time.monotonic() - since)
+        with contextlib.suppress(OSError, ValueError):
+            with open(report, encoding="utf-8") as f:
+                said = json.load(f)
+            os.unlink(report)
+            self._metrics.add(
+                "maintenance_freed_bytes_total", "what", what, by=float(said["freed_bytes"])
+            )
+            if "pending_bytes" in said:
+                self._metrics.put("maintenance_pending_bytes", float(said["pending_bytes"]))
+        self._metrics.save(now=True)
+
+    # ---- the end ------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        processes = [process for process, _ in self._workers]
+        if self._job is not None:
+            processes.append(self._job[1])
+        for process in processes:
+            if process.exitcode is None:
+                process.terminate()
+        deadline = time.monotonic() + STOP
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+
+
+def _work(
+    path: str,
+    listening: socket.socket,
+    config: Config,
+    options: Options,
+    directory: str,
+    last: Synchronized[float],
+) -> None:
+    """A worker, in its process."""
+    import layerstore
+
+    from .server import run
+
+    def busy() -> None:
+        last.get_obj().value = time.monotonic()
+
+    metrics = Metrics(directory)
+    with layerstore.open(path, timeout=options.timeout, raw_cache=options.raw_cache) as store:
+        run(
+            store,
+            listening,
+            config,
+            options,
+            lambda url: metrics.save(now=True),
+            metrics=metrics,
+            busy=busy,
+        )
+
+
+def _maintenance(path: str, options: Options, what: str, report: str) -> None:
+    """One job, in its process; it may be interrupted at any moment."""
+    import layerstore
+
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal sends it to all; the supervisor decides
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    try:
+        with layerstore.open(path, timeout=options.timeout) as store:
+            said: dict[str, int] = {}
+            if what == "gc":
+                collected = store.gc()
+                said = {
+                    "freed_bytes": collected.freed_bytes,
+                    "pending_bytes": collected.pending_bytes,
+                }
+            else:
+                said = {"freed_bytes": store.optimize().freed_bytes}
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    with open(report, "w", encoding="utf-8") as f:
+        json.dump(said, f)

@@ -1,0 +1,293 @@
+"""Pushes against a collector in an endless loop, and against a server that is killed: nothing that was
+answered 201 may be missing, and every pull is exact.
+
+    python tests/registry/soak.py race SECONDS      aimed races with gc
+    python tests/registry/soak.py kill TIMES        kill -9 of the server in the middle of pushes
+
+Prints what it did as JSON. It is a program, so that it can run for as long as somebody likes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+
+import layerstore
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+PUSHERS = 4
+KEPT = 20
+"""Images that stay of each pusher; what is older is deleted, so that gc has work."""
+
+
+class Refused(Exception):
+    """An answer that is none of those that were expected."""
+
+
+def digest_of(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+class Client:
+    """One connection after the other to a server on a port."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._connection: http.client.HTTPConnection | None = None
+
+    def __call__(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        try:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            self._connection.request(method, path, body, named)
+            answer = self._connection.getresponse()
+            data = answer.read()
+        except (OSError, http.client.HTTPException):
+            self.close()
+            raise
+        return answer.status, {k.lower(): v for k, v in answer.getheaders()}, data
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def push_blob(client: Client, name: str, data: bytes) -> str:
+    """A blob in two pieces, resumed where the server says; its digest, once it answered 201."""
+    digest = digest_of(data)
+    status, headers, _ = client("POST", f"/v2/{name}/blobs/uploads/")
+    if status != 202:
+        raise Refused(f"POST: {status}")
+    return finish_blob(client, headers["location"], data, 0, digest)
+
+
+def finish_blob(client: Client, where: str, data: bytes, at: int, digest: str) -> str:
+    half = max(at, len(data) // 2)
+    if at < half:
+        status, headers, _ = client("PATCH", where, data[at:half])
+        if status != 202:
+            raise Refused(f"PATCH: {status}")
+        where = headers["location"]
+    status, _, said = client("PUT", f"{where}?digest={digest}", data[half:])
+    if status != 201:
+        raise Refused(f"PUT: {status} {said[:200]!r}")
+    return digest
+
+
+def manifest_of(config: bytes, layers: list[bytes]) -> bytes:
+    def entry(data: bytes, kind: str) -> dict[str, object]:
+        return {"mediaType": kind, "digest": digest_of(data), "size": len(data)}
+
+    document = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": entry(config, CONFIG),
+        "layers": [entry(layer, LAYER) for layer in layers],
+    }
+    return json.dumps(document).encode()
+
+
+def check_image(client: Client, name: str, tag: str, manifest: bytes, blobs: list[bytes]) -> None:
+    """Raises unless all of it comes back as it went."""
+    status, _, got = client("GET", f"/v2/{name}/manifests/{tag}", accept=MANIFEST)
+    if status != 200 or got != manifest:
+        raise Refused(f"{name}:{tag}: manifest {status}")
+    for data in blobs:
+        status, _, got = client("GET", f"/v2/{name}/blobs/{digest_of(data)}")
+        if status != 200 or got != data:
+            raise Refused(f"{name}:{tag}: blob {digest_of(data)} {status}")
+
+
+@contextlib.contextmanager
+def serving(store: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server and its port; it is killed at the end, if it still runs."""
+    words = [sys.executable, "-m", "layerstore", "--store", store, "--json", "serve"]
+    process = subprocess.Popen(
+        [*words, "--listen", "127.0.0.1:0", *options], stdout=subprocess.PIPE, text=True
+    )
+    said = ""
+    try:
+        while not said.endswith("}\n"):
+            line = process.stdout.readline() if process.stdout else ""
+            if not line:
+                raise RuntimeError("the server has not begun")
+            said += line
+        yield process, int(json.loads(said)["url"].rpartition(":")[2])
+    finally:
+        process.kill()
+        process.wait()
+
+
+def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
+    """Pushers against a collector. A blob that no manifest names yet lives by its promise alone; a
+    blob that another image has just lost is put, asked for, or mounted in the same moment."""
+    end = time.monotonic() + seconds
+    lost: list[str] = []
+    counts = {"images": 0, "pulls": 0, "gc": 0, "removed": 0, "reused": 0}
+    mutex = threading.Lock()
+    hurry = threading.Event()
+    shared = [random.Random(n).randbytes(random.Random(n).randrange(1, 300_000)) for n in range(12)]
+
+    def collector() -> None:
+        try:
+            with layerstore.open(store) as opened:
+                while time.monotonic() < end and not lost:
+                    report = opened.gc()
+                    counts["gc"] += 1
+                    counts["removed"] += report.removed_blobs
+                    # Now, when a pusher says that it has just been answered; else soon.
+                    hurry.wait(0.005)
+                    hurry.clear()
+        except layerstore.LayerstoreError as e:
+            lost.append(f"gc: {e}")
+
+    def pusher(number: int, port: int) -> None:
+        source = random.Random(seed * 1000 + number)
+        client, name = Client(port), f"soak/p{number}"
+        there: list[tuple[str, bytes, list[bytes]]] = []
+        count = 0
+        try:
+            while time.monotonic() < end and not lost:
+                count += 1
+                config = b'{"n":%d,"p":%d}' % (count, number)
+                layers = [source.randbytes(source.choice((10, 5000, 200_000)))]
+                layers.append(source.choice(shared))
+                for data in (config, *layers):
+                    if data in shared:
+                        # What may just be going: a yes is a promise.
+                        status, _, _ = client("HEAD", f"/v2/{name}/blobs/{digest_of(data)}")
+                        if status == 200:
+                            with mutex:
+                                counts["reused"] += 1
+                            hurry.set()
+                            continue
+                    push_blob(client, name, data)
+                    hurry.set()
+                if source.random() < 0.5:
+                    time.sleep(source.random() * 0.02)
+                manifest = manifest_of(config, layers)
+                status, _, said = client(
+                    "PUT", f"/v2/{name}/manifests/t{count}", manifest, content_type=MANIFEST
+                )
+                if status != 201:
+                    raise Refused(f"{name}:t{count}: manifest refused, {status} {said[:300]!r}")
+                hurry.set()
+                there.append((f"t{count}", manifest, [config, *layers]))
+                with mutex:
+                    counts["images"] += 1
+                tag, document, blobs = source.choice(there)
+                check_image(client, name, tag, document, blobs)
+                with mutex:
+                    counts["pulls"] += 1
+                if len(there) > KEPT:
+                    _, document, _ = there.pop(source.randrange(len(there)))
+                    client("DELETE", f"/v2/{name}/manifests/{digest_of(document)}")
+            for tag, document, blobs in there:
+                check_image(client, name, tag, document, blobs)
+        except (Refused, OSError, http.client.HTTPException) as e:
+            lost.append(f"{name}: {type(e).__name__} {e}")
+
+    with serving(store, "--workers", "2") as (process, port):
+        threads = [threading.Thread(target=collector)]
+        threads += [threading.Thread(target=pusher, args=(n, port)) for n in range(PUSHERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    with layerstore.open(store) as opened:
+        whole = opened.check(full=True).ok
+    return {**counts, "lost": lost, "whole": whole}
+
+
+def kill(times: int, store: str, seed: int = 1) -> dict[str, object]:
+    """Kills the server at a random moment of a push, starts it again, goes on with the upload."""
+    source = random.Random(seed)
+    answered: dict[str, bytes] = {}
+    resumed = restarted = killed = 0
+    lost: list[str] = []
+    pending: tuple[str, bytes] | None = None
+    while killed < times:
+        with serving(store) as (process, port):
+            client = Client(port)
+            if pending is not None:
+                where, data = pending
+                status, headers, _ = client("GET", where)
+                if status == 204:
+                    # `Range: 0-0` is said of one byte and of none (distribution-spec).
+                    last = int(headers["range"].partition("-")[2])
+                    at = last + 1 if last else 0
+                    try:
+                        finish_blob(client, headers["location"], data, at, digest_of(data))
+                        resumed += 1
+                    except Refused:
+                        push_blob(client, "soak/kill", data)
+                        restarted += 1
+                else:
+                    push_blob(client, "soak/kill", data)
+                    restarted += 1
+                answered[digest_of(data)] = data
+                pending = None
+            for digest in source.sample(sorted(answered), min(5, len(answered))):
+                status, _, got = client("GET", f"/v2/soak/kill/blobs/{digest}")
+                if status != 200 or got != answered[digest]:
+                    lost.append(digest)
+            timer = threading.Timer(source.random() * 0.3, process.kill)
+            timer.start()
+            try:
+                while True:
+                    data = source.randbytes(source.choice((100, 20_000, 3_000_000)))
+                    status, headers, _ = client("POST", "/v2/soak/kill/blobs/uploads/")
+                    if status != 202:
+                        raise Refused(f"POST: {status}")
+                    pending = headers["location"], data
+                    digest = finish_blob(client, headers["location"], data, 0, digest_of(data))
+                    answered[digest] = data
+                    pending = None
+            except (OSError, http.client.HTTPException):
+                killed += 1
+            timer.join()
+    with layerstore.open(store) as opened:
+        repository = opened.repository("soak/kill")
+        for digest, data in answered.items():
+            try:
+                with repository.open_blob(digest) as blob:
+                    if blob.read() != data:
+                        lost.append(digest)
+            except layerstore.LayerstoreError as e:
+                lost.append(f"{digest}: {e}")
+        opened.gc()
+        whole = opened.check(full=True).ok
+    counts = {"killed": killed, "answered": len(answered), "resumed": resumed}
+    return {**counts, "begun anew": restarted, "lost": lost, "whole": whole}
+
+
+def main() -> None:
+    what, number = sys.argv[1], float(sys.argv[2])
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as directory:
+        store = os.path.join(directory, "store")
+        report = race(number, store) if what == "race" else kill(int(number), store)
+    print(json.dumps(report, indent=1))
+    sys.exit(1 if report["lost"] or not report["whole"] else 0)
+
+
+if __name__ == "__main__":
+    main()
