@@ -5,8 +5,8 @@
 #include "respan_impl.h"
 
 static const ls_model *const families[] = {
-    ls_models_none, ls_models_zlib, ls_models_golazy, ls_models_gofast, ls_models_kp,
-    ls_models_kpgreedy,
+    ls_models_none,   ls_models_zlib, ls_models_golazy,
+    ls_models_gofast, ls_models_kp,   ls_models_kpgreedy,
 };
 
 typedef struct none {
