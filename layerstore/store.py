@@ -813,9 +813,9 @@ class Store:
 
         `max_time` in seconds and `max_repack_size` in bytes bound it; the next one goes on. While the
         store takes more than `max_used_space` bytes on disk, or its filesystem has less than
-        `min_free_space` free, it also lets go what could be made again: unpacked layers that no
-        snapshot stands on, then entries of `cache`, least recently used first, and no more than it
-        takes; never refs, leases, snapshots, or what they need."""
+        `min_free_space` free, it also lets go what could be made again: copies in the raw
+        cache, unpacked layers that no snapshot stands on, then entries of `cache`, least recently used
+        first, and no more than it takes; never refs, leases, snapshots, or what they need."""
         from .storage.gc import collect
         from .storage.prune import Limits
 

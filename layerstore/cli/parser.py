@@ -768,8 +768,9 @@ VERBS = (
             ),
         ),
         "Safe at any time, while others read and write. What a running command may still need is "
-        "counted as pending and goes with a later gc. The space limits also remove unpacked layers "
-        "that no snapshot stands on; never what images, leases or snapshots need.",
+        "counted as pending and goes with a later gc. The space limits also remove copies of blobs "
+        "(--raw-cache) and unpacked layers that no snapshot stands on, before any cached step; "
+        "never what images, leases or snapshots need.",
     ),
     Verb(
         "check",

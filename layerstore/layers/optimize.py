@@ -221,7 +221,10 @@ class _Work:
         row = self._row
         if not row.inspected:
             self._look()
-        if isinstance(error, InvalidInputError) and is_layer(row.media_type):
+        if row.problem is not None and row.inner_size < 0 and isinstance(error, InvalidInputError):
+            # What readers of its files are told, and the next run.
+            reason = row.problem
+        elif isinstance(error, InvalidInputError) and is_layer(row.media_type):
             self._storage.index.update(lambda tx: self._refuse(tx, reason))
             row.inspected, row.problem, row.inner_size = True, reason, -1
         return Kept(self._likely, reason, -1, models_version())

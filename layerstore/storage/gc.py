@@ -114,12 +114,16 @@ def collect(
 def _shrink(
     run: _Run, limits: prune.Limits, complete: bool, budget: int | None
 ) -> tuple[bool, int]:
-    """Drops what `prune` chooses until the limits hold, or nothing is left to drop, or the time is
-    over. Returns whether it came to its end, and the bytes that are still too many."""
+    """Drops copies in the raw cache, then what `prune` chooses, until the limits hold, or nothing is
+    left to drop, or the time is over. Returns whether it came to its end, and the bytes that are still
+    too many."""
     lacking = limits.lacking(run.storage)
     # What is dead already goes first, to the last byte.
     if lacking > 0 and complete:
         complete = run.everything(budget, True, copies=False)
+        lacking = limits.lacking(run.storage)
+    # Copies of blobs are made again by whoever reads them: they go before what is lost for good.
+    while lacking > 0 and complete and run.let_copies_go(lacking):
         lacking = limits.lacking(run.storage)
     factor = 1
     # While an older operation holds deletion back, more entries would only be lost for nothing.
@@ -156,6 +160,14 @@ class _Run:
         that are shorter than a mark get further, too."""
         began, self._began = self._began, True
         return began and self._stop()
+
+    def let_copies_go(self, lacking: int) -> bool:
+        """Takes that many bytes of copies of blobs away, the coldest first. False if none
+        went."""
+        cache = self.storage.rawcache
+        freed = cache.shrink(max(0, cache.used() - lacking))
+        self.freed += freed
+        return freed > 0
 
     def let_go(self, lacking: int) -> bool:
         """Lets unpacked layers and cache entries go that are estimated to be worth so many bytes; False
@@ -478,6 +490,10 @@ class _Run:
             cost += sum(row.size for row in copies)
             lacking = limits.lacking(storage) - cost
             dropped = 0
+            if lacking > 0:
+                spare = min(lacking, storage.rawcache.used())
+                cost += spare
+                lacking -= spare
             if lacking > 0:
                 goes = prune.foresee(storage, snapshot, lacking, {row.chain for row in copies})
                 dropped = goes.entries

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..core.hashing import blake3
-from ..errors import CorruptError, LayerstoreError
+from ..errors import BusyError, CorruptError, LayerstoreError
 from .disk import Disk
 from .locks import FileLock
 from .rows import PIECE, PIECE_HASH
@@ -35,6 +35,8 @@ SAVE_EVERY = 64
 COOL_AT = 1024
 """Reads after which all counts are halved."""
 COLD = 0.2
+LOCK_WAIT = 5.0
+"""Seconds that a shrinking waits for its turn: others have the lock for moments only."""
 
 
 def file_size(size: int) -> int:
@@ -134,10 +136,15 @@ class RawCache:
         self.save()
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Whether this is the only one that changes what is there; nobody waits for it."""
+    def _alone(self, wait: float = 0.0) -> Iterator[bool]:
+        """Whether this is the only one that changes what is there, after `wait` seconds at most. No
+        reader waits for it."""
         lock = FileLock(os.path.join(self.directory, "lock"))
-        if not os.path.isdir(self.directory) or not lock.try_acquire():
+        try:
+            if not os.path.isdir(self.directory):
+                raise NotADirectoryError(self.directory)
+            lock.acquire(wait, "the raw cache's lock")
+        except (BusyError, NotADirectoryError):
             yield False
             return
         try:
@@ -230,15 +237,17 @@ class RawCache:
         """Takes copies away, the coldest first, until `target` bytes are left; returns how many bytes
         went."""
         freed = 0
-        with self._alone() as alone:
+        with self._alone(LOCK_WAIT) as alone:
             files = sorted(self._files(), key=lambda item: (self._heat_of(item[0]), item[0]))
             left = sum(size for _, size in files)
             for name, size in files if alone else ():
                 if left <= target:
                     break
-                if self._unlink(name):
-                    freed += size
-                    left -= size
+                # A reader that found it damaged may have been faster.
+                with contextlib.suppress(FileNotFoundError):
+                    if self._unlink(name):
+                        freed += size
+                        left -= size
         return freed
 
     def _unlink(self, name: str) -> bool:

@@ -617,6 +617,49 @@ def test_an_interrupted_import_leaves_nothing(number, store, layout, tmp_path):
     assert ask("blob ls", *other)["blobs"] == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_optimize_goes_on_with_the_next(number, tmp_path):
+    """Stopped in the middle of many layers: some are done, none is half done."""
+    many = Layout(tmp_path / "many")
+    layers = [{"words": noise(f"layer {n}", 500_000).hex().encode()} for n in range(12)]
+    many.image("many", *layers, compressed=True)
+    store = tmp_path / "s"
+    s = ["--store", str(store)]
+    run("import", *s, "--defer", f"oci:{many.path}:many", "many:1")
+
+    def raw() -> int:
+        return sum(path.is_file() for path in (store / "raw").rglob("*"))
+
+    assert raw() == len(layers)
+    with subprocess.Popen(
+        [*COMMAND, *s, "optimize"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 60
+        while raw() == len(layers) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == b""
+    assert err.decode().splitlines()[-1].startswith("layerstore: interrupted")
+    assert b"Traceback" not in err
+    left = raw()
+    assert 0 < left < len(layers)
+    assert ask("check", *s, "--full")["ok"] is True
+    run(*s, "export", "many:1", f"oci:{tmp_path}/out:many")
+    assert blobs(tmp_path / "out") == blobs(many.path)
+    report = ask("optimize", *s)
+    assert report["complete"] is True
+    assert [blob["result"] for blob in report["blobs"]] == ["gzip"] * left
+    assert raw() == 0
+    run("gc", *s)
+    assert ask("check", *s, "--full")["ok"] is True
+    run(*s, "export", "many:1", f"oci:{tmp_path}/again:many")
+    assert blobs(tmp_path / "again") == blobs(many.path)
+
+
 # Where it is, and in containers
 
 

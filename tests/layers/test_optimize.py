@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import pytest
 import stores
+from damaged_gzip import DAMAGED, SOUND, flipped
 
 from layerstore.core import recipe as recipes
 from layerstore.errors import InvalidInputError, StoreFullError, UnsupportedError
@@ -173,42 +174,6 @@ def test_what_our_own_encoder_made_elsewhere(content: Content, tmp_path: object)
 # ---- what stays as it is ----------------------------------------------------------------------
 
 
-def flipped(data: bytes, bit: int) -> bytes:
-    out = bytearray(data)
-    out[bit // 8] ^= 1 << bit % 8
-    return bytes(out)
-
-
-SMALL = stores.gzipped(stores.tar_of({"words": stores.words(9, 60_000)}))
-
-
-def stream(*parts: tuple[int, int]) -> bytes:
-    """A gzip member whose deflate data is these (value, bits)."""
-    value = n = 0
-    for part, bits in parts:
-        value |= part << n
-        n += bits
-    body = value.to_bytes((n + 7) // 8, "little")
-    return b"\x1f\x8b\x08" + bytes(6) + b"\xff" + body + bytes(8)
-
-
-_HEAD = ((1, 1), (2, 2), (0, 5), (0, 5), (14, 4))
-DAMAGED = {
-    "truncated": SMALL[: len(SMALL) // 2],
-    "header only": SMALL[:10],
-    "in the trailer": SMALL[:-3],
-    "crc": SMALL[:-8] + bytes(4) + SMALL[-4:],
-    "isize": SMALL[:-4] + bytes(4),
-    "reserved flag": SMALL[:3] + b"\x80" + SMALL[4:],
-    "method": SMALL[:2] + b"\x07" + SMALL[3:],
-    "block type 3": stream((1, 1), (3, 2)),
-    "distance before the start": stream((1, 1), (1, 2), (0b1000000, 7), (0, 5)),
-    "oversubscribed": stream(*_HEAD, *([(1, 3)] * 18)),
-    "undersubscribed": stream(*_HEAD, (7, 3), *([(0, 3)] * 17)),
-    "trailing": SMALL + b"no zeros",
-}
-
-
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_damaged_gzip_is_given_back_and_not_tried_again(
     content: Content, storage: Storage, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -233,9 +198,9 @@ def test_any_bit_turned_over(content: Content) -> None:
     source = random.Random(7)
     wanted = {}
     for n in range(60):
-        data = flipped(SMALL, source.randrange(8 * len(SMALL)))
+        data = flipped(SOUND, source.randrange(8 * len(SOUND)))
         wanted[landed(content, data, f"n{n}")] = data
-        data = SMALL[: source.randrange(2, len(SMALL))]
+        data = SOUND[: source.randrange(2, len(SOUND))]
         wanted[landed(content, data, f"t{n}")] = data
     run(content)
     for digest, data in wanted.items():

@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 import layerstore
 from layerstore.storage import cache as rows
 from layerstore.storage import prune
+from layerstore.storage.locks import FileLock
 
 SIZE = 400_000
 """Bytes of a step's result; noise, so that this is what it takes."""
@@ -298,6 +300,57 @@ def test_dead_bytes_go_before_any_entry(where):
         report = store.gc(max_used_space=used - 500_000)
         assert report.dropped_entries == 0
         assert report.within_limits
+
+
+def test_copies_of_blobs_go_before_any_entry(where):
+    cold, hot = (stores.gzipped(stores.tar_of({"a": result(n)})) for n in (20, 21))
+    with layerstore.open(where, raw_cache=4 * SIZE) as store:
+        fill(store, 3)
+        for name, data in (("cold", cold), ("hot", hot)):
+            stores.keep(store._content, name, data, stores.TAR_GZIP)
+        assert [blob.result for blob in store.optimize().blobs] == ["gzip", "gzip"]
+        for data in (cold, hot, hot, hot):
+            assert stores.get(store._content, stores.sha256(data)) == data
+    with layerstore.open(where) as store:
+        # The first gc finds what is dead.
+        store.gc(aggressive=True)
+        cache = store._storage.rawcache
+        used, copies = store.stats().total, cache.used()
+        assert copies > 2 * SIZE
+        foreseen = store.gc(dry_run=True, max_used_space=used - SIZE // 2)
+        assert (foreseen.dropped_entries, foreseen.within_limits) == (0, True)
+        assert cache.used() == copies
+        report = store.gc(max_used_space=used - SIZE // 2)
+        assert (report.dropped_entries, report.within_limits) == (0, True)
+        assert report.freed_bytes >= SIZE
+        # The hotter one fits, and stays.
+        assert cache.used() < copies - SIZE
+        assert cache.used() > SIZE
+        # When the copies are not enough, entries go as well.
+        report = store.gc(max_used_space=store.stats().total - SIZE - SIZE // 2)
+        assert (report.dropped_entries, report.within_limits) == (1, True)
+        assert cache.used() == 0
+        for data in (cold, hot):
+            assert stores.get(store._content, stores.sha256(data)) == data
+        assert store.check(full=True).ok
+
+
+def test_shrinking_waits_for_who_has_the_cache_for_a_moment(where):
+    with layerstore.open(where, raw_cache=4 * SIZE) as store:
+        data = stores.gzipped(stores.tar_of({"a": result(20)}))
+        stores.keep(store._content, "blob", data, stores.TAR_GZIP)
+        store.optimize()
+        stores.get(store._content, stores.sha256(data))
+        cache = store._storage.rawcache
+        assert cache.used() > SIZE
+        lock = FileLock(os.path.join(cache.directory, "lock"))
+        assert lock.try_acquire()
+        timer = threading.Timer(0.2, lock.release)
+        timer.start()
+        try:
+            assert cache.shrink(0) > SIZE
+        finally:
+            timer.join()
 
 
 def test_free_space_counts_too(where, monkeypatch):
