@@ -60,6 +60,9 @@ def check(
     below = rooms.derived(storage, hit)
     own = {serial: what for serial, what in hit.items() if serial not in below}
     rooms.record(storage, own, found, everything=full and found.complete)
+    with storage.index.read() as snapshot:
+        spoilt = rooms.spoilt(storage, snapshot, found.numbers, hit)
+    rooms.forget_forms(storage, [serial for serial in spoilt if serial not in hit])
     for serial, was in rooms.recorded(storage):
         # On record from an earlier check, and not looked at (or not seen) by this one.
         if serial not in hit:

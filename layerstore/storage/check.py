@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -201,6 +201,11 @@ def _check_blob(
 ) -> None:
     if not row.forms and row.gzip is None:
         found.blobs[serial] = "it has no form"
+    if beside_raw(row):
+        # What is wrong with the other form is not wrong with the blob: see `spoilt`.
+        if snapshot.get(Table.RAWS, serial_key(row.raw or 0)) is None:
+            found.blobs[serial] = "its raw file has no row"
+        return
     if (
         row.gzip is not None
         and graph.serial_of(snapshot, row.gzip.inner) is None
@@ -382,6 +387,50 @@ def _check_raw(
 # ---- what the findings mean -------------------------------------------------------------------
 
 
+def beside_raw(row: BlobRow) -> bool:
+    """Whether a blob has its file, and a gzip form as the only other one: optimizing was cut off."""
+    return row.raw is not None and row.gzip is not None and row.tar is None and row.plain is None
+
+
+def spoilt(
+    storage: Storage, snapshot: Snapshot, numbers: Container[int], blobs: Container[int]
+) -> list[int]:
+    """The blobs with their file whose gzip form beside it is damaged: its recipe by one of the numbers,
+    or its content by one of the blobs, or that is missing. The blob itself is whole."""
+    out = []
+    for key, value in snapshot.items(Table.BLOBS):
+        serial, row = to_number(key), BlobRow.parse(value)
+        if row.gzip is None or not beside_raw(row):
+            continue
+        inner = graph.serial_of(snapshot, row.gzip.inner)
+        bad = inner is None or inner in blobs
+        try:
+            runs = blob_runs(storage, snapshot, serial)
+            if not bad:
+                for place in storage.chunks.places(snapshot, runs):
+                    bad = bad or any(n in numbers for n in range(place.first, place.end))
+        except CorruptError:
+            bad = True
+        if bad:
+            out.append(serial)
+    return out
+
+
+def forget_forms(storage: Storage, serials: Sequence[int]) -> None:
+    """Takes the gzip form from blobs that have their file, so that none relies on what is damaged, and
+    the next `optimize` begins anew."""
+
+    def work(tx: Write) -> None:
+        for serial in serials:
+            row = graph.blob_row(tx, serial)
+            if row is not None and beside_raw(row):
+                row.gzip = None
+                tx.put(Table.BLOBS, serial_key(serial), row.to_bytes())
+
+    if serials and not storage.readonly:
+        storage.index.update(work)
+
+
 def affected(storage: Storage, found: Findings) -> dict[int, tuple[BlobRow, str, list[int]]]:
     """The blobs that are damaged: row, reason, and the damaged numbers that they need."""
     out: dict[int, tuple[BlobRow, str, list[int]]] = {}
@@ -393,7 +442,7 @@ def affected(storage: Storage, found: Findings) -> dict[int, tuple[BlobRow, str,
                 out[serial] = (row, found.blobs[serial], [])
             if row.raw is not None and row.raw in found.raws:
                 out[serial] = (row, found.raws[row.raw], [])
-            if bad and row.streams():
+            if bad and row.streams() and not beside_raw(row):
                 try:
                     runs = blob_runs(storage, snapshot, serial)
                 except CorruptError as e:

@@ -140,11 +140,13 @@ class RawCache:
         """Whether this is the only one that changes what is there, after `wait` seconds at most. No
         reader waits for it."""
         lock = FileLock(os.path.join(self.directory, "lock"))
+        alone = os.path.isdir(self.directory)
         try:
-            if not os.path.isdir(self.directory):
-                raise NotADirectoryError(self.directory)
-            lock.acquire(wait, "the raw cache's lock")
-        except (BusyError, NotADirectoryError):
+            if alone:
+                lock.acquire(wait, "the raw cache's lock")
+        except BusyError:
+            alone = False
+        if not alone:
             yield False
             return
         try:

@@ -16,7 +16,7 @@ from ..core.hashing import blake3
 from ..errors import CorruptError, NotFoundError
 from ..values import CheckReport, Damage
 from . import blocks, cache, graph, mounts, placing, unpacked
-from .check import Findings, affected, record, refs_to
+from .check import Findings, affected, beside_raw, forget_forms, record, refs_to, spoilt
 from .disk import Disk
 from .index import MAX_KEYS, UNLOGGED, Index, Table, Write
 from .journal import GENESIS, HEADER_SIZE, Change, Journal, Position
@@ -268,6 +268,8 @@ def _settle(path: str, started: float, checked: int, timeout: float | None) -> C
                 row = graph.blob_row(snapshot, serial)
                 if row is None:
                     continue
+                if beside_raw(row) and os.path.exists(storage.raws.path(row.raw or 0)):
+                    continue
                 try:
                     for _place in storage.chunks.places(
                         snapshot, blob_runs(storage, snapshot, serial)
@@ -280,9 +282,14 @@ def _settle(path: str, started: float, checked: int, timeout: float | None) -> C
                 except CorruptError as e:
                     found.blobs[serial] = e.message
             for key, value in snapshot.items(Table.BLOBS):
-                gzip = BlobRow.parse(value).gzip
-                if gzip is not None and (graph.serial_of(snapshot, gzip.inner) in found.blobs):
+                row = BlobRow.parse(value)
+                gzip = row.gzip
+                if beside_raw(row) or gzip is None:
+                    continue
+                if graph.serial_of(snapshot, gzip.inner) in found.blobs:
                     found.blobs.setdefault(to_number(key), f"its tar {gzip.inner} is damaged")
+            forms = spoilt(storage, snapshot, (), found.blobs)
+        forget_forms(storage, [serial for serial in forms if serial not in found.blobs])
         refs = refs_to(storage, set(found.blobs))
         with storage.index.read() as snapshot:
             needed = pinned(storage, snapshot, cached=False)

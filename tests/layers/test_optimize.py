@@ -525,3 +525,79 @@ def test_an_index_made_anew_has_the_recipes_and_what_is_known(where: str) -> Non
         assert stores.get(content, bad) == DAMAGED["crc"]
         assert [o.blob.result for o in run(content)] == ["raw"]
         stores.clean(content)
+
+
+# ---- damage of what is beside the file --------------------------------------------------------
+
+
+def cut_off(content: Content, *, proven: bool) -> str:
+    """A blob with its file and, from an optimizing that was stopped, a gzip form beside it."""
+    digest = landed(content)
+    with pytest.MonkeyPatch.context() as patch:
+        if proven:
+            patch.setattr(room, "drop_raw", lambda storage, serial: 0)
+            run(content)
+        else:
+            patch.setattr(
+                room._Work, "_prove", lambda self, form: (_ for _ in ()).throw(room.Stopped)
+            )
+            assert not optimize(content, content.raw_blobs())[1]
+    assert forms(content, digest) == (("gzip", "raw") if proven else ("raw",))
+    return digest
+
+
+def spoil(storage: Storage, digest: str, what: str) -> None:
+    """One bit of the content's words, or of the recipe, turned over."""
+    _, row = row_of(storage, digest)
+    assert row.gzip is not None
+    with storage.index.read() as snapshot:
+        if what == "recipe":
+            assert row.gzip.recipe is not None
+            runs = storage.chunks.runs_of(row.gzip.recipe)
+        else:
+            _, inner = row_of(storage, row.gzip.inner)
+            assert inner.tar is not None
+            runs = storage.chunks.runs_of(inner.tar.content)
+        place = next(iter(storage.chunks.places(snapshot, runs)))
+    stores.flip(storage.packs.path(place.pack), place.offset + place.head + place.disk // 2)
+    storage.chunks.close()
+
+
+@pytest.mark.parametrize("proven", [False, True], ids=["unproven", "proven"])
+@pytest.mark.parametrize("what", ["content", "recipe"])
+def test_damage_beside_the_file_is_not_the_blobs(
+    content: Content, storage: Storage, what: str, proven: bool
+) -> None:
+    digest = cut_off(content, proven=proven)
+    spoil(storage, digest, what)
+    report = stores.full_check(content)
+    assert digest not in {d.digest for d in report.damaged}
+    assert forms(content, digest) == ("raw",)
+    with content.operation() as op:
+        assert op.have(digest) is not None
+    assert stores.get(content, digest) == BLOB
+    # Nothing relies on what is damaged: the next one makes it anew.
+    (outcome,) = run(content)
+    assert outcome.blob.result == "gzip"
+    assert stores.get(content, digest) == BLOB
+    stores.gc(storage, aggressive=True)
+    stores.clean(content)
+
+
+@pytest.mark.parametrize("proven", [False, True], ids=["unproven", "proven"])
+def test_a_rebuild_keeps_a_file_whose_other_form_is_gone(where: str, proven: bool) -> None:
+    with stores.opened(where) as content:
+        digest = cut_off(content, proven=proven)
+    with stores.opened(where) as content:
+        spoil(content.storage, digest, "content")
+    shutil.rmtree(os.path.join(where, "index"))
+    report = rebuild(where)
+    assert digest not in {d.digest for d in report.damaged}
+    with stores.opened(where) as content:
+        assert stores.get(content, digest) == BLOB
+        stores.full_check(content)
+        (outcome,) = run(content)
+        assert outcome.blob.result == "gzip"
+        assert stores.get(content, digest) == BLOB
+        stores.gc(content.storage, aggressive=True)
+        stores.clean(content)
