@@ -40,7 +40,7 @@ typedef struct ls_walk {
     size_t member; /* then: where */
     ls_token *tokens;
     ls_correction *corrections;
-    size_t capacity; /* analysis: corrections of a block that are still worth it */
+    size_t capacity;     /* analysis: corrections of a block that are still worth it */
     size_t mispredicted; /* tokens so far */
     ls_error *err;
     /* analysis */
