@@ -332,6 +332,10 @@ def telling(span: Span) -> int:
     return min(tokens, saved)
 
 
+_LEVELS = {2: 9, 4: 1}
+"""What the header's XFL says of the level (RFC 1952, 2.3.1): slowest, fastest."""
+
+
 def candidates(first: Span, header: bytes | None = None) -> list[Model]:
     """The models that may have made a blob, by its header and a span's first block; likeliest first.
     `header`: the blob's, if the span does not begin with it."""
@@ -351,6 +355,9 @@ def candidates(first: Span, header: bytes | None = None) -> list[Model]:
         "kp": _vote(far, size > 0 and size % 65535 == 0, klauspost, far and flushes),
         "": -1,
     }
+    if (level := _LEVELS.get(header[8] if len(header) >= 10 else 0)) is not None:
+        for family in families.values():
+            family.sort(key=lambda m: m.id % 10 != level)
     if flushes:
         # Of zlib's relatives only pigz flushes by itself; zlib's own models come close to it.
         families["zlib"].sort(key=lambda m: not (110 < m.id < 120 or m.id > 150))

@@ -29,7 +29,7 @@ def test_blobs_come_back_and_their_recipes_are_small(tmp_path: Path) -> None:
         assert row.worst < 0.05, row
 
 
-@pytest.mark.parametrize("level", [3])
+@pytest.mark.parametrize("level", [1, 3, 9])
 def test_a_model_is_chosen_by_what_tells(tmp_path: Path, level: int) -> None:
     """Not by the beginning, if that is stored, or literals throughout."""
     random.seed(level)
