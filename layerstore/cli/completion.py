@@ -9,7 +9,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator
 
-from .parser import GLOBAL, VERBS, Argument, Verb
+from .verbs import VERBS
+from .words import GLOBAL, Argument, Verb
 
 TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:", "docker://")
 _ASK = {
