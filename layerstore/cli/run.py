@@ -28,9 +28,14 @@ def run(argv: Sequence[str] | None, open_store: Callable[..., Any] | None) -> in
         with guard:
             code = _verb(words, output, guard, open_store)
             output.flush()
-            return code
     except BaseException as error:
-        return _failed(error, output)
+        code = _failed(error, output)
+    if guard.asked and argv is None:
+        # A thread that was being started when the signal came is known to nobody who would wait for
+        # it, and CPython aborts when one begins while the interpreter ends. All is said and closed.
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _complete_streams() -> None:

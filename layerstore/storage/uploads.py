@@ -99,9 +99,11 @@ class Upload:
                 raise BusyError(f"upload {upload_id} is being written by somebody else")
             raise NotFoundError(f"no upload {upload_id}")
         lease = bytes.fromhex(upload_id)
-        with storage.index.read() as snapshot:
-            value = snapshot.get(Table.LEASES, lease)
-        fresh = value is not None and leases.is_fresh(value)
+        fresh = new
+        if not new:
+            with storage.index.read() as snapshot:
+                value = snapshot.get(Table.LEASES, lease)
+            fresh = value is not None and leases.is_fresh(value)
         if not fresh and not storage.index.update(lambda tx: leases.touch(tx, lease)):
             self.close()
             raise NotFoundError(f"upload {upload_id} has expired")

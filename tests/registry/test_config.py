@@ -27,7 +27,6 @@ level = "warning"
 access = false
 
 [metrics]
-enabled = true
 enabled = false
 
 [maintenance]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from cli.small_images import BASE, TOP, Layout
-from registry.test_registry_server import serving, skopeo
+from registry.test_registry_server import a_new_go, serving, skopeo
 
 ONE = "if test -d /sys/fs/cgroup/unified; then umount -l /sys/fs/cgroup/unified; fi"
 GO = {
@@ -145,9 +145,10 @@ def programs(tmp_path_factory):
     if shutil.which("go") is None or os.environ.get("LAYERSTORE_SUITES") != "1":
         pytest.skip("these clients are fetched and built by Go: LAYERSTORE_SUITES=1")
     where = tmp_path_factory.mktemp("go")
-    environment = {**os.environ, "GOBIN": str(where), "GOFLAGS": "-mod=mod"}
+    environment = {**os.environ, "GOBIN": str(where), "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local"}
+    go = a_new_go(where)
     for module in GO.values():
-        subprocess.run(["go", "install", module], env=environment, check=True, timeout=900)
+        subprocess.run([go, "install", module], env=environment, check=True, timeout=900)
     return where
 
 
