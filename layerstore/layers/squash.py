@@ -3,8 +3,9 @@
 Two passes over the layers, lowest first. The first reads headers only and decides, for each name, which
 entry gives it in the end, and what of the layers below has to be hidden. The second writes: whiteouts
 first, then entries in the order of their layers, headers as they are. A file whose own name is gone and
-that lives on under a hard link gets a new header; further names follow it at once as hard links. Memory
-grows with the number of names, not with content: packed by folder, about 30 bytes each.
+that lives on under a hard link gets a new header; further names follow it at once as hard links. A hard
+link to a file of the layers below, all of whose names there are gone, becomes that file. Memory grows
+with the number of names, not with content: packed by folder, about 30 bytes each.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from ..core.tar import TarEntry, expand_sparse
 from ..errors import InvalidInputError
 from .inflate import compression_of, inflate
-from .tree import OPAQUE, PREFIX, Tree, clean, scan_layer, text
+from .tree import OPAQUE, PREFIX, Found, Tree, clean, file_content, scan_layer, text
 
 if TYPE_CHECKING:
     from .content import Content
@@ -139,10 +140,14 @@ def squash(content: Content, digests: Sequence[str], below: Sequence[str] = ()) 
     plan = Plan()
     for number, digest in enumerate(digests):
         _apply(plan, number, scan_layer(content, digest), digest)
-    _settle(plan, Tree(content, below) if below else None)
+    tree = Tree(content, below) if below else None
+    _settle(plan, tree)
+    lost = _lost(plan, tree) if tree is not None and plan.outside else []
     yield from _whiteouts(plan)
     for number, digest in enumerate(digests):
         yield from _write(content, digest, number, plan)
+    for found, path in lost:
+        yield from _copy(content, found, path)
     for path in sorted(plan.outside):
         yield header(_raw(path), b"1", link=_raw(plan.outside[path]))
     yield bytes(2 * BLOCK)
@@ -219,7 +224,10 @@ def _below(folder: str, gone: set[str], emptied: set[str]) -> bool:
 
 
 def _link(plan: Plan, own: Names, links: dict[str, str]) -> None:
-    """Hard links become further names of the file that they lead to."""
+    """Hard links become further names of the file that they lead to; one to itself says nothing."""
+    for path in [path for path, target in links.items() if path == target]:
+        own.pop(path)
+        del links[path]
     for path in links:
         at = path
         for _ in range(len(links) + 1):
@@ -302,6 +310,47 @@ def _settle(plan: Plan, below: Tree | None) -> None:
             parents.add(path)
     plan.white &= there | parents
     plan.opaque &= parents
+
+
+def _lost(plan: Plan, below: Tree) -> list[tuple[Found, str]]:
+    """Leads hard links to files of the layers below to names that these still have in the end. Those
+    that have none are to be written anew: each with one of its names, which the others lead to then."""
+    names: dict[tuple[str, int], list[str]] = {}
+    files: dict[str, Found] = {}
+    for found in below.entries():
+        file = found.first or found
+        path = clean(found.entry.path) or ""
+        names.setdefault((file.digest, file.source.header_offset), []).append(path)
+        files[path] = file
+    links: dict[tuple[str, int], list[str]] = {}
+    for path in sorted(plan.outside, key=_raw):
+        target = files.get(plan.outside[path])
+        if target is not None:
+            links.setdefault((target.digest, target.source.header_offset), []).append(path)
+    out = []
+    for key, paths in links.items():
+        left = [name for name in names[key] if _shows(plan, name)]
+        if left:
+            plan.outside.update(dict.fromkeys(paths, min(left, key=_raw)))
+            continue
+        out.append((files[plan.outside.pop(paths[0])], paths[0]))
+        plan.outside.update(dict.fromkeys(paths[1:], paths[0]))
+    return out
+
+
+def _shows(plan: Plan, path: str) -> bool:
+    """Whether a file of the layers below is what its name means in the end."""
+    if path in plan.white or path in plan.names or path in plan.outside or path in plan.implied:
+        return False
+    folder = path.rpartition("/")[0]
+    if "" in plan.opaque or _below(folder, plan.white, plan.opaque):
+        return False
+    while folder:
+        value = plan.names.get(folder)
+        if folder in plan.outside or (value is not None and not value & _DIRECTORY):
+            return False
+        folder = folder.rpartition("/")[0]
+    return True
 
 
 # ---- writing ----------------------------------------------------------------------------------
@@ -395,6 +444,18 @@ def _entry(stream: _Stream, entry: TarEntry, name: str, *, renamed: bool) -> Ite
     yield bytes(-size % BLOCK)
     for _ in stream.take(padding):
         pass
+
+
+def _copy(content: Content, found: Found, name: str) -> Iterator[bytes]:
+    """A file of the layers below, under a name of its own."""
+    source = found.source
+    plain = found.entry.type == "file"
+    size = source.size if plain else 0
+    kind = b"0" if plain else source.type.encode("latin-1")
+    yield header(_raw(name), kind, size=size, link=source.linkname, like=source)
+    if plain:
+        yield from file_content(content, found)
+        yield bytes(-size % BLOCK)
 
 
 def header(
