@@ -247,7 +247,7 @@ def test_spare_copies_go_before_any_entry_and_what_a_snapshot_uses_stays(path):
         kept = set(tops[2])
         spare = [row for row in unpacked_rows(store) if row.diff_id not in kept]
         before = len(unpacked_rows(store))
-        assert len(spare) == 2 and len(kept) == 3
+        assert (len(spare), len(kept)) == (2, 3)
         assert before == 7, "three images of three layers, of which they share the lowest"
 
         # A bit of what the oldest ones take: its two upper layers, and nothing of the second image.
@@ -258,7 +258,8 @@ def test_spare_copies_go_before_any_entry_and_what_a_snapshot_uses_stays(path):
         report = store.gc(max_used_space=limit)
         assert (report.dropped_entries, report.within_limits) == (0, True)
         left = {row.diff_id for row in unpacked_rows(store)}
-        assert tops[0][1] not in left and left == {*tops[1], *kept}
+        assert tops[0][1] not in left
+        assert left == {*tops[1], *kept}
         assert len(unpacked_rows(store)) == before - 2
         assert len(store.cache.list()) == 2
 
