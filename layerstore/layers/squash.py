@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ..core.tar import TarEntry, expand_sparse
 from ..errors import InvalidInputError
 from .inflate import compression_of, inflate
-from .tree import OPAQUE, PREFIX, Found, Tree, clean, file_content, scan_layer, text
+from .tree import OPAQUE, PREFIX, Found, Paths, Tree, clean, file_content, scan_layer, text
 
 if TYPE_CHECKING:
     from .content import Content
@@ -124,7 +124,8 @@ class Plan:
     """What the layers are together. `names`: path to twice the source, plus one for a directory; a
     source is an entry that has a header of its own. `further`: source to paths that hard links gave it
     (some may have become something else since). `outside`: hard links to files of the layers below,
-    path to link name. `implied`: names that have something below them, or had."""
+    path to link name. `implied`: names that have something below them, or had.
+    `moved`: source to the place of an entry whose name goes through a symbolic link."""
 
     names: Names = field(default_factory=Names)
     further: dict[int, list[str]] = field(default_factory=dict)
@@ -132,15 +133,17 @@ class Plan:
     white: set[str] = field(default_factory=set)
     opaque: set[str] = field(default_factory=set)
     implied: set[str] = field(default_factory=set)
+    moved: dict[int, str] = field(default_factory=dict)
 
 
 def squash(content: Content, digests: Sequence[str], below: Sequence[str] = ()) -> Iterator[bytes]:
     """The tar of the merged layer. `digests` (lowest first) are merged; `below` (lowest first) remain
     beneath it. Raises NotFoundError, InvalidInputError for a layer that does not decode."""
     plan = Plan()
-    for number, digest in enumerate(digests):
-        _apply(plan, number, scan_layer(content, digest), digest)
     tree = Tree(content, below) if below else None
+    symbolic = {} if tree is None else tree.links()
+    for number, digest in enumerate(digests):
+        _apply(plan, number, scan_layer(content, digest), digest, symbolic)
     _settle(plan, tree)
     lost = _lost(plan, tree) if tree is not None and plan.outside else []
     yield from _whiteouts(plan)
@@ -160,8 +163,14 @@ def _raw(name: str) -> bytes:
 # ---- deciding ---------------------------------------------------------------------------------
 
 
-def _apply(plan: Plan, number: int, entries: Iterable[TarEntry], digest: str) -> None:
-    """One more layer on top. Its whiteouts hide what is below it, never its own entries."""
+def _apply(
+    plan: Plan, number: int, entries: Iterable[TarEntry], digest: str, symbolic: dict[str, str]
+) -> None:
+    """One more layer on top. Its whiteouts hide what is below it, never its own entries. `symbolic`:
+    the symbolic links that there are, path to target; those of this layer come in."""
+    paths = Paths(symbolic)
+    fresh: set[str] = set()
+    marks: list[str] = []
     own = Names()
     links: dict[str, str] = {}
     white: set[str] = set()
@@ -174,23 +183,48 @@ def _apply(plan: Plan, number: int, entries: Iterable[TarEntry], digest: str) ->
                 offset=entry.header_offset,
                 reason="contradictory headers",
             )
-        path = clean(text(entry.name))
-        if path is None:
+        said = clean(text(entry.name))
+        if said is None:
             continue
-        folder, _, base = path.rpartition("/")
-        if base == OPAQUE:
-            opaque.add(folder)
-        elif base.startswith(PREFIX):
-            target = base[len(PREFIX) :]
-            if target not in ("", ".", ".."):
-                white.add(f"{folder}/{target}" if folder else target)
+        if said.rpartition("/")[2].startswith(PREFIX):
+            marks.append(said)
+            hidden = paths.real(said.replace(f"/{PREFIX}", "/").removeprefix(PREFIX))
+            if hidden is not None and hidden not in fresh:
+                # What the layer puts there does not go through a link that it takes away.
+                paths.enter(hidden, entry)
         else:
+            path = paths.real(said)
+            if path is None:
+                raise InvalidInputError(
+                    f"layer {digest}: {said!r} leads through too many symbolic links",
+                    digest=digest,
+                    path=said,
+                    offset=entry.header_offset,
+                    reason="too many symbolic links",
+                )
             directory = entry.type == "5" or (entry.type in "07\0" and entry.name.endswith(b"/"))
             # The last entry of a name wins.
             links.pop(path, None)
             own.put(path, 2 * ((number << _LAYER) + at) + directory)
+            if path != said:
+                plan.moved[(number << _LAYER) + at] = path
             if entry.type == "1":
-                links[path] = clean(text(entry.linkname)) or ""
+                links[path] = paths.real(clean(text(entry.linkname)) or "") or ""
+            paths.enter(path, entry)
+            (fresh.add if entry.type == "2" else fresh.discard)(path)
+    for said in marks:
+        # By what the layer's own entries leave: a directory may have come in place of a link.
+        path = paths.real(said) or said
+        folder, _, base = path.rpartition("/")
+        target = base[len(PREFIX) :]
+        if base == OPAQUE:
+            opaque.add(folder)
+        elif target not in ("", ".", ".."):
+            white.add(f"{folder}/{target}" if folder else target)
+    if white or opaque:
+        for path in [p for p in symbolic if p not in fresh]:
+            if path in white or "" in opaque or _below(path.rpartition("/")[0], white, opaque):
+                del symbolic[path]
     _hide(plan, white, opaque)
     plan.white |= white
     plan.opaque |= opaque
@@ -408,7 +442,8 @@ def _write(content: Content, digest: str, number: int, plan: Plan) -> Iterator[b
         stream = _Stream(blob.chunks() if kind is None else inflate(blob.chunks(), kind))
         for at, entry in enumerate(scan_layer(content, digest)):
             source = (number << _LAYER) + at
-            own = clean(text(entry.name))
+            said = clean(text(entry.name))
+            own = plan.moved.get(source, said)
             candidates = plan.further.get(source, [])
             names = {
                 name
@@ -419,7 +454,7 @@ def _write(content: Content, digest: str, number: int, plan: Plan) -> Iterator[b
                 continue
             first = own if own is not None and own in names else min(names, key=_raw)
             stream.skip_to(entry.header_offset)
-            yield from _entry(stream, entry, first, renamed=first != own)
+            yield from _entry(stream, entry, first, renamed=first != said)
             for name in sorted(names, key=_raw):
                 if name != first:
                     yield header(_raw(name), b"1", link=_raw(first), like=entry)

@@ -264,6 +264,13 @@ STACKS: dict[str, tuple[tuple, ...]] = {
         (member(".wh.f"),),
         (member("g", b"new"),),
     ),
+    "names through a symbolic link": (
+        (member("usr/"), member("usr/lib/"), member("usr/lib/a", b"a"), member("usr/lib/b", b"b"),
+         link("lib", "usr/lib")),
+        (member("lib/foo", b"foo"), link("lib/bar", "lib/foo", hard=True)),
+        (member("lib/.wh.a"), member("z", b"z"), link("y", "lib/b", hard=True)),
+        (member(".wh.lib"), member("lib/"), member("lib/own", b"own")),
+    ),
     "a file below lives on under a link above": (
         (member("x", b"x", uid=5), link("z", "x", hard=True, uid=5), member("w", b"w", mode=0o4711),
          link("s", "nowhere"), member("p/"), member("p/in", b"in")),
