@@ -314,8 +314,8 @@ class ConfigChanges(TypedDict, total=False):
     """What of an image's config is to be another (image-spec config.md); what is not given stays.
 
     `entrypoint` without `cmd` takes the base's command away, as a Dockerfile does. `env` and `labels`
-    set or replace single ones; `ports` (`80`, `53/udp`) and `volumes` are added. An empty list or text
-    takes a field away. `author` and `message` go into the history."""
+    set or replace single ones; `ports` (`80`, `53/udp`, `8000-8010`) and `volumes` are added. An empty
+    list or text takes a field away. `author` and `message` go into the history."""
 
     cmd: Sequence[str]
     entrypoint: Sequence[str]

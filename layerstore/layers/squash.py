@@ -3,8 +3,9 @@
 Two passes over the layers, lowest first. The first reads headers only and decides, for each name, which
 entry gives it in the end, and what of the layers below has to be hidden. The second writes: whiteouts
 first, then entries in the order of their layers, headers as they are. A file whose own name is gone and
-that lives on under a hard link gets a new header; further names follow it at once as hard links. Memory
-grows with the number of names, not with content: packed by folder, about 30 bytes each.
+that lives on under a hard link gets a new header; further names follow it at once as hard links. A hard
+link to a file of the layers below, all of whose names there are gone, becomes that file. Memory grows
+with the number of names, not with content: packed by folder, about 30 bytes each.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from ..core.tar import TarEntry, expand_sparse
 from ..errors import InvalidInputError
 from .inflate import compression_of, inflate
-from .tree import OPAQUE, PREFIX, Tree, clean, scan_layer, text
+from .tree import OPAQUE, PREFIX, Found, Paths, Tree, clean, file_content, scan_layer, text
 
 if TYPE_CHECKING:
     from .content import Content
@@ -123,7 +124,8 @@ class Plan:
     """What the layers are together. `names`: path to twice the source, plus one for a directory; a
     source is an entry that has a header of its own. `further`: source to paths that hard links gave it
     (some may have become something else since). `outside`: hard links to files of the layers below,
-    path to link name. `implied`: names that have something below them, or had."""
+    path to link name. `implied`: names that have something below them, or had.
+    `moved`: source to the place of an entry whose name goes through a symbolic link."""
 
     names: Names = field(default_factory=Names)
     further: dict[int, list[str]] = field(default_factory=dict)
@@ -131,18 +133,24 @@ class Plan:
     white: set[str] = field(default_factory=set)
     opaque: set[str] = field(default_factory=set)
     implied: set[str] = field(default_factory=set)
+    moved: dict[int, str] = field(default_factory=dict)
 
 
 def squash(content: Content, digests: Sequence[str], below: Sequence[str] = ()) -> Iterator[bytes]:
     """The tar of the merged layer. `digests` (lowest first) are merged; `below` (lowest first) remain
     beneath it. Raises NotFoundError, InvalidInputError for a layer that does not decode."""
     plan = Plan()
+    tree = Tree(content, below) if below else None
+    symbolic = {} if tree is None else tree.links()
     for number, digest in enumerate(digests):
-        _apply(plan, number, scan_layer(content, digest), digest)
-    _settle(plan, Tree(content, below) if below else None)
+        _apply(plan, number, scan_layer(content, digest), digest, symbolic)
+    _settle(plan, tree)
+    lost = _lost(plan, tree) if tree is not None and plan.outside else []
     yield from _whiteouts(plan)
     for number, digest in enumerate(digests):
         yield from _write(content, digest, number, plan)
+    for found, path in lost:
+        yield from _copy(content, found, path)
     for path in sorted(plan.outside):
         yield header(_raw(path), b"1", link=_raw(plan.outside[path]))
     yield bytes(2 * BLOCK)
@@ -155,8 +163,14 @@ def _raw(name: str) -> bytes:
 # ---- deciding ---------------------------------------------------------------------------------
 
 
-def _apply(plan: Plan, number: int, entries: Iterable[TarEntry], digest: str) -> None:
-    """One more layer on top. Its whiteouts hide what is below it, never its own entries."""
+def _apply(
+    plan: Plan, number: int, entries: Iterable[TarEntry], digest: str, symbolic: dict[str, str]
+) -> None:
+    """One more layer on top. Its whiteouts hide what is below it, never its own entries. `symbolic`:
+    the symbolic links that there are, path to target; those of this layer come in."""
+    paths = Paths(symbolic)
+    fresh: set[str] = set()
+    marks: list[str] = []
     own = Names()
     links: dict[str, str] = {}
     white: set[str] = set()
@@ -169,23 +183,48 @@ def _apply(plan: Plan, number: int, entries: Iterable[TarEntry], digest: str) ->
                 offset=entry.header_offset,
                 reason="contradictory headers",
             )
-        path = clean(text(entry.name))
-        if path is None:
+        said = clean(text(entry.name))
+        if said is None:
             continue
-        folder, _, base = path.rpartition("/")
-        if base == OPAQUE:
-            opaque.add(folder)
-        elif base.startswith(PREFIX):
-            target = base[len(PREFIX) :]
-            if target not in ("", ".", ".."):
-                white.add(f"{folder}/{target}" if folder else target)
+        if said.rpartition("/")[2].startswith(PREFIX):
+            marks.append(said)
+            hidden = paths.real(said.replace(f"/{PREFIX}", "/").removeprefix(PREFIX))
+            if hidden is not None and hidden not in fresh:
+                # What the layer puts there does not go through a link that it takes away.
+                paths.enter(hidden, entry)
         else:
+            path = paths.real(said)
+            if path is None:
+                raise InvalidInputError(
+                    f"layer {digest}: {said!r} leads through too many symbolic links",
+                    digest=digest,
+                    path=said,
+                    offset=entry.header_offset,
+                    reason="too many symbolic links",
+                )
             directory = entry.type == "5" or (entry.type in "07\0" and entry.name.endswith(b"/"))
             # The last entry of a name wins.
             links.pop(path, None)
             own.put(path, 2 * ((number << _LAYER) + at) + directory)
+            if path != said:
+                plan.moved[(number << _LAYER) + at] = path
             if entry.type == "1":
-                links[path] = clean(text(entry.linkname)) or ""
+                links[path] = paths.real(clean(text(entry.linkname)) or "") or ""
+            paths.enter(path, entry)
+            (fresh.add if entry.type == "2" else fresh.discard)(path)
+    for said in marks:
+        # By what the layer's own entries leave: a directory may have come in place of a link.
+        path = paths.real(said) or said
+        folder, _, base = path.rpartition("/")
+        target = base[len(PREFIX) :]
+        if base == OPAQUE:
+            opaque.add(folder)
+        elif target not in ("", ".", ".."):
+            white.add(f"{folder}/{target}" if folder else target)
+    if white or opaque:
+        for path in [p for p in symbolic if p not in fresh]:
+            if path in white or "" in opaque or _below(path.rpartition("/")[0], white, opaque):
+                del symbolic[path]
     _hide(plan, white, opaque)
     plan.white |= white
     plan.opaque |= opaque
@@ -219,7 +258,10 @@ def _below(folder: str, gone: set[str], emptied: set[str]) -> bool:
 
 
 def _link(plan: Plan, own: Names, links: dict[str, str]) -> None:
-    """Hard links become further names of the file that they lead to."""
+    """Hard links become further names of the file that they lead to; one to itself says nothing."""
+    for path in [path for path, target in links.items() if path == target]:
+        own.pop(path)
+        del links[path]
     for path in links:
         at = path
         for _ in range(len(links) + 1):
@@ -304,6 +346,47 @@ def _settle(plan: Plan, below: Tree | None) -> None:
     plan.opaque &= parents
 
 
+def _lost(plan: Plan, below: Tree) -> list[tuple[Found, str]]:
+    """Leads hard links to files of the layers below to names that these still have in the end. Those
+    that have none are to be written anew: each with one of its names, which the others lead to then."""
+    names: dict[tuple[str, int], list[str]] = {}
+    files: dict[str, Found] = {}
+    for found in below.entries():
+        file = found.first or found
+        path = clean(found.entry.path) or ""
+        names.setdefault((file.digest, file.source.header_offset), []).append(path)
+        files[path] = file
+    links: dict[tuple[str, int], list[str]] = {}
+    for path in sorted(plan.outside, key=_raw):
+        target = files.get(plan.outside[path])
+        if target is not None:
+            links.setdefault((target.digest, target.source.header_offset), []).append(path)
+    out = []
+    for key, paths in links.items():
+        left = [name for name in names[key] if _shows(plan, name)]
+        if left:
+            plan.outside.update(dict.fromkeys(paths, min(left, key=_raw)))
+            continue
+        out.append((files[plan.outside.pop(paths[0])], paths[0]))
+        plan.outside.update(dict.fromkeys(paths[1:], paths[0]))
+    return out
+
+
+def _shows(plan: Plan, path: str) -> bool:
+    """Whether a file of the layers below is what its name means in the end."""
+    if path in plan.white or path in plan.names or path in plan.outside or path in plan.implied:
+        return False
+    folder = path.rpartition("/")[0]
+    if "" in plan.opaque or _below(folder, plan.white, plan.opaque):
+        return False
+    while folder:
+        value = plan.names.get(folder)
+        if folder in plan.outside or (value is not None and not value & _DIRECTORY):
+            return False
+        folder = folder.rpartition("/")[0]
+    return True
+
+
 # ---- writing ----------------------------------------------------------------------------------
 
 
@@ -359,7 +442,8 @@ def _write(content: Content, digest: str, number: int, plan: Plan) -> Iterator[b
         stream = _Stream(blob.chunks() if kind is None else inflate(blob.chunks(), kind))
         for at, entry in enumerate(scan_layer(content, digest)):
             source = (number << _LAYER) + at
-            own = clean(text(entry.name))
+            said = clean(text(entry.name))
+            own = plan.moved.get(source, said)
             candidates = plan.further.get(source, [])
             names = {
                 name
@@ -370,7 +454,7 @@ def _write(content: Content, digest: str, number: int, plan: Plan) -> Iterator[b
                 continue
             first = own if own is not None and own in names else min(names, key=_raw)
             stream.skip_to(entry.header_offset)
-            yield from _entry(stream, entry, first, renamed=first != own)
+            yield from _entry(stream, entry, first, renamed=first != said)
             for name in sorted(names, key=_raw):
                 if name != first:
                     yield header(_raw(name), b"1", link=_raw(first), like=entry)
@@ -395,6 +479,18 @@ def _entry(stream: _Stream, entry: TarEntry, name: str, *, renamed: bool) -> Ite
     yield bytes(-size % BLOCK)
     for _ in stream.take(padding):
         pass
+
+
+def _copy(content: Content, found: Found, name: str) -> Iterator[bytes]:
+    """A file of the layers below, under a name of its own."""
+    source = found.source
+    plain = found.entry.type == "file"
+    size = source.size if plain else 0
+    kind = b"0" if plain else source.type.encode("latin-1")
+    yield header(_raw(name), kind, size=size, link=source.linkname, like=source)
+    if plain:
+        yield from file_content(content, found)
+        yield bytes(-size % BLOCK)
 
 
 def header(

@@ -168,7 +168,7 @@ class Tree:
         sources: list[tuple[str, TarEntry]] = []
         hidden: set[str] = set()
         opaque: set[str] = set()
-        paths = _Paths(self._found)
+        paths = Paths(self.links())
         for source in scan_layer(self._content, digest):
             path = paths.real(text(source.name))
             if path is None:
@@ -242,6 +242,14 @@ class Tree:
 
         self._found = {path: f for path, f in self._found.items() if not gone(path)}
 
+    def links(self) -> dict[str, str]:
+        """Its symbolic links, path to target."""
+        return {
+            path: found.entry.linkname or ""
+            for path, found in self._found.items()
+            if found.entry.type == "symlink"
+        }
+
     def entries(self, path: str = "") -> list[Found]:
         """What lies at and below a path, sorted. Raises NotFoundError if nothing does."""
         want = clean(path)
@@ -287,16 +295,13 @@ class Tree:
         return found.first
 
 
-class _Paths:
+class Paths:
     """Where entries of a layer come to lie: what stands in their way as a symbolic link is followed
     inside the image, as it is when a layer is extracted over those below it."""
 
-    def __init__(self, below: Mapping[str, Found]) -> None:
-        self._links = {
-            path: found.entry.linkname or ""
-            for path, found in below.items()
-            if found.entry.type == "symlink"
-        }
+    def __init__(self, links: dict[str, str]) -> None:
+        """`links`: the symbolic links of the layers below, path to target; kept up to date here."""
+        self._links = links
         self._folder = self._real = ""
 
     def enter(self, path: str, source: TarEntry) -> None:
@@ -389,4 +394,4 @@ def _stored(content: Content, digest: str, offset: int, size: int) -> Iterator[b
                 return
 
 
-__all__ = ["BlobFile", "Found", "Tree", "file_content", "layer_entries", "scan_layer"]
+__all__ = ["BlobFile", "Found", "Paths", "Tree", "file_content", "layer_entries", "scan_layer"]

@@ -221,10 +221,7 @@ def _merge(
 def check(changes: ConfigChanges) -> None:
     """Raises InvalidInputError for what no config can say."""
     for port in changes.get("ports", ()):
-        if not _PORT.match(port) or not all(
-            0 < int(n) < 65536 for n in port.partition("/")[0].split("-")
-        ):
-            raise InvalidInputError(f"not a port: {port!r} (write 80, 80/tcp, 53/udp)")
+        _ports(port)
     for key in changes.get("env", {}):
         if not key or "=" in key or "\0" in key:
             raise InvalidInputError(f"not the name of a variable: {key!r}")
@@ -274,10 +271,13 @@ def _runtime(config: dict[str, Any], changes: ConfigChanges) -> dict[str, Any]:
         if value is not None:
             config[key] = value
     if changes.get("ports", ()):
-        ports = (port if "/" in port else f"{port}/tcp" for port in changes.get("ports", ()))
         config["ExposedPorts"] = {
             **(config.get("ExposedPorts") or {}),
-            **{port: cast("dict[str, str]", {}) for port in ports},
+            **{
+                port: cast("dict[str, str]", {})
+                for said in changes.get("ports", ())
+                for port in _ports(said)
+            },
         }
     if changes.get("volumes", ()):
         config["Volumes"] = {
@@ -290,13 +290,27 @@ def _runtime(config: dict[str, Any], changes: ConfigChanges) -> dict[str, Any]:
     return config
 
 
+def _ports(said: str) -> list[str]:
+    """The keys of ExposedPorts that `80`, `53/udp` or `8000-8010` means: one for each port, since
+    image-spec config.md has none for a range. Raises InvalidInputError."""
+    numbers, _, protocol = said.partition("/")
+    first, _, last = numbers.partition("-")
+    if not _PORT.match(said) or not 0 < int(first) <= int(last or first) < 65536:
+        raise InvalidInputError(f"not a port: {said!r} (write 80, 80/tcp, 53/udp, 8000-8010)")
+    return [f"{n}/{protocol or 'tcp'}" for n in range(int(first), int(last or first) + 1)]
+
+
 def _environment(old: Sequence[Any], new: Mapping[str, str]) -> list[str]:
-    """Each in its old place, what is new behind them."""
+    """Each in its old place, what is new behind them. A name that the base has twice is there once when
+    it is set: which one of two counts, readers of an environment do not agree."""
     left = dict(new)
     out = []
     for line in old:
         key = str(line).partition("=")[0]
-        out.append(f"{key}={left.pop(key)}" if key in left else str(line))
+        if key not in new:
+            out.append(str(line))
+        elif key in left:
+            out.append(f"{key}={left.pop(key)}")
     return [*out, *(f"{key}={value}" for key, value in left.items())]
 
 

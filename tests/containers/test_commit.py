@@ -77,6 +77,8 @@ def test_an_entrypoint_alone_takes_the_command_away_and_empty_values_their_field
         {"ports": ["0"]},
         {"ports": ["65536"]},
         {"ports": ["80/icmp"]},
+        {"ports": ["90-80"]},
+        {"ports": ["1-65536"]},
         {"ports": ["http"]},
         {"env": {"": "x"}},
         {"env": {"a=b": "x"}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import making
 import pytest
@@ -229,3 +230,56 @@ def test_alone_and_shared_count_unpacked_layers(path):
 def unpacked_rows(store: layerstore.Store) -> list[rows.UnpackedRow]:
     with store._storage.index.read() as snapshot:
         return list(rows.layers(snapshot))
+
+
+def test_spare_copies_go_before_any_entry_and_what_a_snapshot_uses_stays(path):
+    """Within `max_used_space`: unpacked layers first, those on top before those below them and no more
+    than is lacking; then entries of the cache; never what a snapshot stands on."""
+    with layerstore.open(path) as store:
+        costly(store)
+        for n in range(2):
+            store.cache.put(f"step{n}", store.put(stores.noise(50 + n, 400_000)))
+    with layerstore.open(path) as store:
+        # What is dead goes first: it is gone before anything is measured.
+        store.gc()
+        size = {row.diff_id: row.size for row in unpacked_rows(store)}
+        tops = [[str(d.diff_id) for d in store.image(f"app:{n}").layers] for n in range(3)]
+        kept = set(tops[2])
+        spare = [row for row in unpacked_rows(store) if row.diff_id not in kept]
+        before = len(unpacked_rows(store))
+        assert (len(spare), len(kept)) == (2, 3)
+        assert before == 7, "three images of three layers, of which they share the lowest"
+
+        # A bit of what the oldest ones take: its two upper layers, and nothing of the second image.
+        limit = store.stats().total - size[tops[0][1]] // 2
+        foreseen = store.gc(dry_run=True, max_used_space=limit)
+        assert (foreseen.dropped_entries, foreseen.within_limits) == (0, True)
+        assert len(unpacked_rows(store)) == before
+        report = store.gc(max_used_space=limit)
+        assert (report.dropped_entries, report.within_limits) == (0, True)
+        left = {row.diff_id for row in unpacked_rows(store)}
+        assert tops[0][1] not in left
+        assert left == {*tops[1], *kept}
+        assert len(unpacked_rows(store)) == before - 2
+        assert len(store.cache.list()) == 2
+
+        # More than the copies give: all that no snapshot stands on, and one entry.
+        limit = store.stats().total - size[tops[1][1]] - 250_000
+        report = store.gc(max_used_space=limit)
+        assert (report.dropped_entries, report.within_limits) == (1, True)
+        assert {row.diff_id for row in unpacked_rows(store)} == kept
+        assert len(unpacked_rows(store)) == len(layers(store)) == 3
+
+        # Less than there can be: the snapshot and what it stands on stay.
+        report = store.gc(max_used_space=0)
+        assert (report.dropped_entries, report.within_limits) == (1, False)
+        assert store.cache.list() == []
+        assert len(unpacked_rows(store)) == len(layers(store)) == 3
+        assert [one.key for one in store.snapshots.list()] == ["k2"]
+        with mounted(store, "k2", Path(f"{path}-m")) as root:
+            assert (root / "f2").read_bytes() == b"x"
+            assert (root / "big/7").stat().st_size == 9000
+        # The copies are made again from what stayed.
+        store.snapshots.prepare("again", "app:0")
+        assert len(unpacked_rows(store)) == 5
+        assert store.check(full=True).ok

@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stores
 from grove import Grove, clean_environment, compare, plan, same_but
 from test_diff_kernel import ALWAYS, FULL, NEEDED, count_marks
 from trees import apply, disk, overlay, remove, tree
 
+from layerstore.layers import checkout
 from layerstore.layers.diff import diff_trees, diff_upper
 
 SEQUENCES = int(os.environ.get("LAYERSTORE_SWEEP", "240"))
@@ -345,6 +347,7 @@ def test_other_tools_make_our_tree_of_our_layers(place: Path, kind: str) -> None
             with open(layers[1], "wb") as f:
                 diff_upper(None, str(upper), [str(base)], tar=f)
             want = tree(merged)
+            compare(_in_mount(tree(_checked_out(here, layers))), _in_mount(want))
             images = Images(here)
             image = images.make("both", *layers)
             by_umoci = tree(images.unpack(image, here / "bundle"))
@@ -361,6 +364,15 @@ def test_other_tools_make_our_tree_of_our_layers(place: Path, kind: str) -> None
                 known = {"mtime": _no_directory_time, "mode": _no_directory_group}
                 compare(*(same_but(x, **known) for x in found), what=name)
     often_enough(count, *NEEDED[kind])
+
+
+def _checked_out(here: Path, layers: list[Path]) -> Path:
+    """Our own checkout, which has to make what the others make."""
+    with stores.opened(str(here / "store")) as content:
+        digests = [stores.put(content, layer.read_bytes(), stores.TAR) for layer in layers]
+        stack = [checkout.Layer(digest) for digest in digests]
+        checkout.checkout(content, stack, str(here / "ours"), options=checkout.Options())
+    return here / "ours"
 
 
 EXTRACT = {
