@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from .context import Context
-from .verbs_transfer import given_out, remote_options, taken_in
+from .verbs_transfer import given_out, remote_options, take_in
 
 SCHEME = "docker://"
 
 
 def pull(context: Context) -> None:
     """`pull HOST/NAME [NAME]`"""
-    args = context.args
-    taken = context.store(create=True).import_images(
-        _place(args.place),
-        args.name,
-        all=args.all,
-        strict=args.strict,
-        defer=args.defer,
-        inflate_limit=args.inflate_limit,
-        platform=args.platform,
-        remote=remote_options(args),
-        progress=context.progress,
-    )
-    taken_in(context, taken)
+    take_in(context, _place(context.args.place))
 
 
 def push(context: Context) -> None:

@@ -27,10 +27,14 @@ def remote_options(args: Namespace, side: str = "") -> layerstore.RemoteOptions:
 
 def import_(context: Context) -> None:
     """`import TRANSPORT [NAME]`"""
-    args = context.args
-    store = context.store(create=True)
-    taken = store.import_images(
-        args.transport,
+    take_in(context, context.args.transport)
+
+
+def take_in(context: Context, source: str) -> None:
+    """Imports from a transport, by the options that `import` and `pull` share, and says what came."""
+    args, output = context.args, context.output
+    taken = context.store(create=True).import_images(
+        source,
         args.name,
         all=args.all,
         strict=args.strict,
@@ -40,12 +44,6 @@ def import_(context: Context) -> None:
         remote=remote_options(args),
         progress=context.progress,
     )
-    taken_in(context, taken)
-
-
-def taken_in(context: Context, taken: list[layerstore.ImageInfo]) -> None:
-    """Says what came into the store."""
-    output = context.output
     context.done()
     for image in taken:
         for warning in image.warnings:
