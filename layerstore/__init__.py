@@ -41,18 +41,12 @@ if TYPE_CHECKING:
         StoreFullError,
         UnsupportedError,
     )
+    from .handles import BlobWriter, Image, Lease
     from .remote.client import Remote, RemoteManifest, RemoteTag
     from .remote.options import RemoteOptions
     from .repositories import ManifestInfo, Referrer, Repository, RepositoryLimits, RepositoryUpload
     from .snapshots import Snapshots
-    from .store import (
-        BlobWriter,
-        Image,
-        Lease,
-        Store,
-        open,
-        rebuild_index,
-    )
+    from .store import Store, open, rebuild_index
     from .tars import write_trees, write_upper
     from .values import (
         FORMAT_VERSION,
@@ -98,14 +92,8 @@ _HOMES = {
     ),
     "remote.client": ("Remote", "RemoteManifest", "RemoteTag"),
     "remote.options": ("RemoteOptions",),
-    "store": (
-        "BlobWriter",
-        "Image",
-        "Lease",
-        "Store",
-        "open",
-        "rebuild_index",
-    ),
+    "handles": ("BlobWriter", "Image", "Lease"),
+    "store": ("Store", "open", "rebuild_index"),
     "cache": ("Cache",),
     "repositories": (
         "ManifestInfo",

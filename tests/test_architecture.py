@@ -18,7 +18,8 @@ MACHINES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob(
 FLOORS = {
     "errors": 0, "digest": 0, "values": 0, "mediatypes": 0,
     "core": 1, "storage": 2, "layers": 3, "remote": 4, "oci": 4,
-    "store": 5, "snapshots": 5, "cache": 5, "repositories": 5,
+    "store": 5,
+    "handles": 5, "snapshots": 5, "cache": 5, "repositories": 5,
     "bundles": 5, "tars": 5, "__init__": 5,
     "cli": 6, "registry": 6, "builder": 6, "__main__": 6,
 }  # fmt: skip
