@@ -121,8 +121,12 @@ def _onto_pipe(s: Setting, c: Container) -> list[Figure]:
 
 def _builders(s: Setting, c: Container) -> list[Figure]:
     ours = Contender("diff", [_diff(s, c)], _fresh(s, "diff"))
-    commit = [*c.buildah, "commit", "-q", c.name, f"oci:{s.work / 'committed'}:1"]
-    buildah = Contender("buildah commit", [commit], _fresh(s, "committed"))
+    buildahs = []
+    for kind, disable in (("gzip", "false"), ("plain", "true")):
+        commit = [*c.buildah, "commit", "-q", f"--disable-compression={disable}", c.name]
+        commit.append(f"oci:{s.work / 'committed'}:1")
+        name = f"buildah commit, {kind} layer"
+        buildahs.append(Contender(name, [commit], _fresh(s, "committed")))
     base = BASE if s.strict else s.rebuilt[0]
     layout, bundle = s.fresh("repacked"), s.fresh("bundle")
     call(["cp", "-a", s.gzip.path, layout])
@@ -131,10 +135,10 @@ def _builders(s: Setting, c: Container) -> list[Figure]:
     call(["cp", "-a", c.mounted, bundle / "rootfs"])
     umoci = Contender("umoci repack", [["umoci", "repack", "--image", f"{layout}:new", bundle]])
     # One round: each takes a minute.
-    in_turn([ours, buildah, umoci], 1, s.env)
+    in_turn([ours, *buildahs, umoci], 1, s.env)
     for name in ("repacked", "bundle", "committed"):
         s.fresh(name)
-    return [_figure("diff", ours, peer, s.bound(0.2)) for peer in (buildah, umoci)]
+    return [_figure("diff", ours, peer, s.bound(0.2)) for peer in (*buildahs, umoci)]
 
 
 def diff_memory(s: Setting) -> list[Figure]:
