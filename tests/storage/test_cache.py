@@ -292,7 +292,7 @@ def test_dead_bytes_go_before_any_entry(where):
     with layerstore.open(where) as store:
         # One block after the other holds a bit of what dies: a plain gc would leave it there.
         for number in range(6):
-            parts = {f"a{number}": result(number)[:100_000], f"b{number}": result(number)}
+            parts = {f"a{number}": result(number + 100)[:100_000], f"b{number}": result(number)}
             store.put(stores.tar_of(parts), media_type=stores.TAR)
             store.cache.put(str(number), store.put(stores.tar_of({"b": result(number)})))
     with layerstore.open(where) as store:
