@@ -57,21 +57,21 @@ def overlay(
     text = "lowerdir=" + ":".join(map(str, lower))
     if upper is not None:
         work.mkdir(exist_ok=True)
-        # Left by "volatile", which saves the syncs: a second mount would be refused.
-        shutil.rmtree(work / "work" / "incompat", ignore_errors=True)
         text += f",upperdir={upper},workdir={work}"
     text += f",{options}" if options else ""
-    _mount(["-t", "overlay", "overlay", "-o", text, str(where)])
+    _mount(["-t", "overlay", "overlay", "-o", text, str(where)], work / "work" / "incompat")
     try:
         yield where
     finally:
         subprocess.run(["umount", where], check=True)
 
 
-def _mount(words: list[str]) -> None:
+def _mount(words: list[str], mark: Path) -> None:
     """mount(8). With index=on a directory that is in use elsewhere is refused: for a moment, a process
     that was just put into a mount namespace of its own may still have the mount before this one."""
     for _ in range(100):
+        # Left by "volatile", which saves the syncs, also by a mount that failed: the next is refused.
+        shutil.rmtree(mark, ignore_errors=True)
         done = subprocess.run(["mount", *words], capture_output=True, text=True, env=PLAIN)
         if done.returncode == 0:
             return
