@@ -9,11 +9,11 @@ and what attests to them; the index itself stays as it is.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Event
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 from .. import mediatypes
 from ..digest import digest_of
@@ -39,6 +39,7 @@ from .transports import Transport
 if TYPE_CHECKING:
     from ..layers.content import Operation
 
+T = TypeVar("T")
 ASKERS = 4
 """Questions to the registry at the same time, where many are due."""
 MAX_HELD = 64 << 20
@@ -84,8 +85,7 @@ class RegistrySource:
             return self.pick(Transport("docker", self._place.name, place=self._place))
         if self._roots is None:
             tags = self._remote.tags(self._place.repository)
-            with ThreadPoolExecutor(ASKERS, thread_name_prefix="layerstore-remote") as pool:
-                self._roots = list(pool.map(self._root, sorted(set(tags))))
+            self._roots = self._of_each(self._root, sorted(set(tags)))
         return self._roots
 
     def pick(self, transport: Transport) -> list[Root]:
@@ -98,6 +98,15 @@ class RegistrySource:
                 root, tag=tag, full_names=() if tag is None else (f"{place.name}:{tag}",)
             )
         return [root]
+
+    def _of_each(self, question: Callable[[str], T], things: Sequence[str]) -> list[T]:
+        """The answers to one question about each of several things, in their order."""
+        with ThreadPoolExecutor(ASKERS, thread_name_prefix="layerstore-remote") as pool:
+            try:
+                return list(pool.map(question, things))
+            except BaseException:
+                self._remote.stop()  # else the pool would wait for answers that nobody wants
+                raise
 
     def _root(self, reference: str) -> Root:
         """An entry, by a HEAD alone where the store has the document."""
@@ -144,8 +153,7 @@ class RegistrySource:
         asked: set[str] = set()
         while todo:
             asked.update(todo)
-            with ThreadPoolExecutor(ASKERS, thread_name_prefix="layerstore-remote") as pool:
-                lists = list(pool.map(self._referrers, todo))
+            lists = self._of_each(self._referrers, todo)
             todo = []
             for descriptor in (one for listed in lists for one in listed):
                 digest = descriptor.digest

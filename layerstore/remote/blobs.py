@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..digest import parse as parse_digest
 from ..errors import DigestMismatchError, NotFoundError, RemoteError
-from .client import Answer, Remote
+from .client import Remote
 from .retries import PASSING, Patience, retry_after
+from .session import Answer
 from .tokens import scope
 from .wire import BrokenConnection, Response
 

@@ -8,6 +8,7 @@ Proxies: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY; never for loopback.
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 import threading
 import urllib.request
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from ..errors import InvalidInputError, LayerstoreError, NotFoundError, UnsupportedError
+from . import sockets
 from .names import is_loopback
 from .options import RemoteOptions
 
 if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse, PoolManager
+    from urllib3 import BaseHTTPResponse, HTTPConnectionPool, PoolManager
 
 CONNECT = 15.0
 """Seconds that a connection may take to be made."""
@@ -100,9 +102,12 @@ class Response:
 
 
 class Wire:
-    """Connections to one registry and to the servers that it sends us to. Thread-safe."""
+    """Connections to one registry and to the servers that it sends us to. Thread-safe. `stopped` set:
+    whatever waits gives up with BrokenConnection."""
 
-    def __init__(self, host: str, options: RemoteOptions) -> None:
+    def __init__(
+        self, host: str, options: RemoteOptions, stopped: threading.Event | None = None
+    ) -> None:
         try:
             import urllib3
         except ImportError as e:
@@ -110,7 +115,7 @@ class Wire:
                 "registries are reached through urllib3: pip install 'layerstore[remote]'"
             ) from e
         self._options = options
-        self._host = host
+        self._stopped = stopped or threading.Event()
         self._timeout = urllib3.Timeout(connect=min(CONNECT, options.timeout), read=options.timeout)
         self._lock = threading.Lock()
         self._pools: dict[tuple[str, bool], PoolManager] = {}
@@ -180,11 +185,12 @@ class Wire:
                     raise InvalidInputError(
                         f"the environment names a proxy that cannot be used: {_reason(e)}"
                     ) from e
+                pool.pool_classes_by_scheme = _pools(self._stopped)
                 self._pools[proxy, own] = pool
             return pool
 
     def _context(self, own: bool) -> ssl.SSLContext:
-        context = ssl.create_default_context()
+        context = sockets.watching(ssl.create_default_context(), self._stopped)
         if not self._options.tls_verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -200,6 +206,32 @@ class Wire:
                 except (ssl.SSLError, OSError) as e:
                     raise InvalidInputError(f"{path} cannot be used: {e}", path=path) from e
         return context
+
+
+def _pools(stopped: threading.Event) -> dict[str, type[HTTPConnectionPool]]:
+    """Pools of connections that do not wait any more once the work was stopped."""
+
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, connection
+    from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+    def connect(made: connection.HTTPConnection) -> socket.socket:
+        host, timeout = made.host.strip("[]"), made.timeout
+        seconds = timeout if isinstance(timeout, int | float) else None
+        try:
+            return sockets.connect(host, made.port, seconds, stopped)
+        except socket.gaierror as e:
+            raise NameResolutionError(made.host, made, e) from e
+        except TimeoutError as e:
+            raise ConnectTimeoutError(made, f"no connection to {host} in time") from e
+        except OSError as e:
+            raise NewConnectionError(made, f"no connection to {host}: {e}") from e
+
+    plain = type("Bound", (connection.HTTPConnection,), {"_new_conn": connect})
+    secure = type("Bound", (connection.HTTPSConnection,), {"_new_conn": connect})
+    return {
+        "http": type("Bound", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+        "https": type("Bound", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
+    }
 
 
 def proxy_for(url: str) -> str | None:
