@@ -17,6 +17,7 @@ from ..errors import CancelledError
 FIRST = 0.5
 """Seconds before the second try; twice as long before each further one."""
 LONGEST = 120.0
+_STOPPED = "cancelled: other work of the same call failed or was stopped"
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -35,13 +36,15 @@ class Patience:
     def again(self, wanted: float | None = None) -> bool:
         """Waits and says True, or False when it is enough. `wanted`: what the server asked for.
         Raises CancelledError when the work was stopped meanwhile."""
+        if self._stopped.is_set():
+            raise CancelledError(_STOPPED)  # it failed because of that
         self._failed += 1
         if self._failed >= self._tries or (wanted is not None and wanted > LONGEST):
             return False
         wait = FIRST * 2 ** (self._failed - 1) * random.uniform(0.75, 1.25)
         wait = max(min(wait, LONGEST / 4), wanted or 0.0)
         if self._stopped.wait(wait):
-            raise CancelledError("cancelled: other work of the same call failed or was stopped")
+            raise CancelledError(_STOPPED)
         return True
 
 

@@ -112,9 +112,9 @@ def test_umoci_through_skopeo(host, layout, tmp_path):
     assert digest_at(f"oci:{layout}:2") == digest_at(f"oci:{tmp_path}/back:2") == digest_at(where)
 
 
-@pytest.mark.needs("root", "containerd", "ctr", "skopeo")
-def test_containerd(host, layout, tmp_path):
-    skopeo("copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:1", f"docker://{host}/c:1")
+@contextlib.contextmanager
+def containerd():
+    """A daemon of its own; what to call to ask it."""
     home = Path(tempfile.mkdtemp(prefix="ls-", dir="/tmp"))  # a socket's path is short
     places = ["--root", home / "root", "--state", home / "state", "--address", home / "sock"]
     daemon = subprocess.Popen(
@@ -128,14 +128,21 @@ def test_containerd(host, layout, tmp_path):
         while subprocess.run([*ctr, "version"], capture_output=True).returncode:
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        run(*ctr, "content", "fetch", "--plain-http", f"{host}/c:1")
-        run(*ctr, "images", "tag", f"{host}/c:1", f"{host}/ctr/again:1")
-        run(*ctr, "images", "push", "--plain-http", f"{host}/ctr/again:1")
-        assert digest_at(f"oci:{layout}:1") in run(*ctr, "images", "ls")
+        yield ctr
     finally:
         daemon.terminate()
         daemon.wait(60)
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.mark.needs("root", "containerd", "ctr", "skopeo")
+def test_containerd(host, layout, tmp_path):
+    skopeo("copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:1", f"docker://{host}/c:1")
+    with containerd() as ctr:
+        run(*ctr, "content", "fetch", "--plain-http", f"{host}/c:1")
+        run(*ctr, "images", "tag", f"{host}/c:1", f"{host}/ctr/again:1")
+        run(*ctr, "images", "push", "--plain-http", f"{host}/ctr/again:1")
+        assert digest_at(f"oci:{layout}:1") in run(*ctr, "images", "ls")
     assert digest_at(f"docker://{host}/ctr/again:1") == digest_at(f"oci:{layout}:1")
 
 
