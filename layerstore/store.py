@@ -723,11 +723,13 @@ class Store:
         full: bool = False,
         max_time: float | None = None,
         repair_from: str | None = None,
+        remote: RemoteOptions | None = None,
         progress: ProgressCallback | None = None,
     ) -> values.CheckReport:
         """Verifies the store: index, lengths and tables of contents; with `blocks` every checksum;
         with `full` every chunk and every blob's digest. `max_time` (seconds) stops it; the next one
-        goes on, oldest checked first. `repair_from`: a transport that has the bytes."""
+        goes on, oldest checked first. `repair_from`: a transport that has the bytes; `remote`: how it
+        is spoken to, if it is a registry."""
         from .layers.checking import check
         from .oci.repair import repair_source
 
@@ -736,7 +738,7 @@ class Store:
             blocks=blocks,
             full=full,
             max_time=max_time,
-            repair=None if repair_from is None else repair_source(repair_from),
+            repair=None if repair_from is None else repair_source(repair_from, remote),
             progress=progress,
         )
 

@@ -214,6 +214,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("quick", "layerstore check"),
         ("the weekly run, a bit further each time", "layerstore check --full --max-time 1h"),
         ("heal from a copy", "layerstore check --blocks --repair-from oci:/backup/layout"),
+        ("from a registry", "layerstore check --full --repair-from docker://quay.io/team/app"),
         ("after index files were lost", "layerstore check --rebuild-index"),
     ),
     "layerstore stats": (

@@ -557,6 +557,7 @@ VERBS = (
                 metavar="TRANSPORT",
             ),
             flag("--rebuild-index", help="first make the index anew, from the packs alone"),
+            *remote(),
         ),
         "Looks at the index, at lengths and at tables of contents, unless told to look deeper. "
         "The exit status is 3 when damage was found and not repaired.",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from . import exits
 from .context import Context
 from .output import human, human_seconds, short
+from .verbs_transfer import remote_options
 
 if TYPE_CHECKING:
     import layerstore
@@ -110,6 +111,7 @@ def check(context: Context) -> int:
         full=args.full,
         max_time=args.max_time,
         repair_from=args.repair_from,
+        remote=remote_options(args),
         progress=context.progress,
     )
     context.done()

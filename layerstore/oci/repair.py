@@ -7,6 +7,7 @@ that is damaged itself heals what it can.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from ..errors import DigestMismatchError, InvalidInputError, LayerstoreError, NotFoundError
 from ..layers.inflate import compression_of, inflate
+from ..remote.options import RemoteOptions
 from ..storage.rows import BlobRow
 from ..values import Descriptor
 from . import jsonio
@@ -25,6 +27,7 @@ from .layout import LayoutSource
 from .members import Members, normal, open_indexed
 from .model import Manifest, parse_config, parse_document
 from .plan import MAX_NESTING, read_exactly
+from .registry_repair import RegistryGiver
 from .sources import Root
 from .transports import OCI, Transport, parse
 
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from ..layers.content import Content, Operation
 
 READ = 1 << 20
+Packed = Callable[[], dict[str, list[str]]]
+"""Compressed layers by the diff_id that they decode to."""
 
 
 class Giver(Protocol):
@@ -44,48 +49,60 @@ class Giver(Protocol):
     def close(self) -> None: ...
 
 
-def repair_source(transport: str) -> Callable[[Content, Sequence[BlobRow]], None]:
-    """A function that puts those of the given blobs again whose bytes the transport has.
+def repair_source(
+    transport: str, remote: RemoteOptions | None = None
+) -> Callable[[Content, Sequence[BlobRow]], None]:
+    """A function that puts those of the given blobs again whose bytes the transport has. `remote`: how
+    a registry is spoken to.
 
     An archive that is compressed, or comes from a pipe, is copied to a temporary file first. Raises
     InvalidInputError and UnsupportedError for what is no transport, NotFoundError for one that is not
     there: now, and not after a check of hours."""
     where = parse(transport)
-    _look(where)
+    _look(where, remote)
 
     def repair(content: Content, damaged: Sequence[BlobRow]) -> None:
-        giver, roots = _open(where)
+        giver, roots = _open(where, remote)
         with closing(giver), content.operation() as op:
-            packed = _by_diff_id(giver, roots)
+            # Looked at only once a digest was not to be had by itself: a registry has many tags.
+            packed = functools.cache(lambda: _by_diff_id(giver, roots()))
             for row in damaged:
                 _one(op, giver, row, packed)
 
     return repair
 
 
-def _look(where: Transport) -> None:
+def _look(where: Transport, remote: RemoteOptions | None) -> None:
     if where.kind == OCI:
         LayoutSource(where.path)
+    elif where.place is not None:
+        with closing(RegistryGiver(where.place, remote)) as giver:
+            giver.look()
     elif not where.pipe and not os.path.exists(where.path):
         raise NotFoundError(f"there is no archive {where.path}", path=where.path)
 
 
-def _open(where: Transport) -> tuple[Giver, Sequence[Root]]:
+def _open(
+    where: Transport, remote: RemoteOptions | None
+) -> tuple[Giver, Callable[[], Sequence[Root]]]:
+    if where.place is not None:
+        registry = RegistryGiver(where.place, remote)
+        return registry, registry.roots
     if where.kind == OCI:
         layout = LayoutSource(where.path)
-        return layout, layout.roots
+        return layout, lambda: layout.roots
     members = open_indexed(where.path)
     try:
         if members.size(INDEX) is None:
-            return _DockerBlobs(members), ()
+            return _DockerBlobs(members), tuple
         archive = OciArchive(members)
-        return archive, archive.roots
+        return archive, lambda: archive.roots
     except BaseException:
         members.close()
         raise
 
 
-def _one(op: Operation, giver: Giver, row: BlobRow, packed: dict[str, list[str]]) -> None:
+def _one(op: Operation, giver: Giver, row: BlobRow, packed: Packed) -> None:
     edges = op.edges(row.digest)
     for pieces in _offers(giver, row, packed):
         try:
@@ -98,19 +115,19 @@ def _one(op: Operation, giver: Giver, row: BlobRow, packed: dict[str, list[str]]
                 inspect=False,
             )
             return
-        except (DigestMismatchError, InvalidInputError):
+        except (DigestMismatchError, InvalidInputError, NotFoundError):
             # The source is damaged here, too: there may be another place.
             continue
 
 
-def _offers(giver: Giver, row: BlobRow, packed: dict[str, list[str]]) -> Iterator[Iterable[bytes]]:
+def _offers(giver: Giver, row: BlobRow, packed: Packed) -> Iterator[Iterable[bytes]]:
     """The bytes that a row needs, from each place that may have them."""
     with ExitStack() as stack:
         for digest in row.digests:
             if giver.size(digest) == row.size:
                 yield _pieces(stack.enter_context(giver.open(digest)))
         for digest in row.digests:
-            for layer in packed.get(digest, ()):
+            for layer in packed().get(digest, ()):
                 with giver.open(layer) as f:
                     kind = compression_of(f.read(8))
                 if kind is not None:

@@ -222,10 +222,14 @@ def test_gc_and_check_hand_their_budgets_on(run):
         "dry_run": True, "max_time": 600.0, "max_repack_size": 1 << 30, "aggressive": False,
         "max_used_space": 50 << 30, "min_free_space": 10 << 30,
     }  # fmt: skip
-    run("check", "--full", "--max-time", "1h", "--repair-from", "oci:x", store=store)
+    words = ("--repair-from", "docker://h.lan/a", "--authfile", "f")
+    run("check", "--full", "--max-time", "1h", *words, store=store)
     options = store.asked("check")[1]
     del options["progress"]
-    assert options == {"blocks": False, "full": True, "max_time": 3600.0, "repair_from": "oci:x"}
+    assert options.pop("remote").authfile == "f"
+    assert options == {
+        "blocks": False, "full": True, "max_time": 3600.0, "repair_from": "docker://h.lan/a",
+    }  # fmt: skip
 
 
 def test_store_path_and_timeout_reach_the_store(run, monkeypatch):
