@@ -162,10 +162,30 @@ class Repository:
         landing = Landing(self._storage, upload)
         return RepositoryUpload(self, landing, upload.id + self._mark(upload.id))
 
+    def reader(self, upload_id: str) -> int:
+        """A descriptor of what somebody, perhaps another process, is writing to an upload of this
+        repository: as `RepositoryUpload.reader`. Raises NotFoundError."""
+        from .storage import uploads
+
+        inner = self._inner(upload_id)
+        path = uploads.path_of(self._storage, inner)
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as e:
+            raise NotFoundError(f"no upload {upload_id[:80]!r}") from e
+
     def resume(self, upload_id: str, hashes: Hashes | None = None) -> RepositoryUpload:
         """One that was begun in this repository. Raises NotFoundError for any other id, BusyError while
         somebody writes to it."""
         from .layers.landing import Landing
+        from .storage import uploads
+
+        upload = uploads.resume(self._storage, self._inner(upload_id))
+        return RepositoryUpload(self, Landing(self._storage, upload, hashes), upload_id)
+
+    def _inner(self, upload_id: str) -> str:
+        """The store's own id of an upload. Raises NotFoundError for one that is made up, or another
+        repository's."""
         from .storage import uploads
 
         inner, mark = upload_id[:16], upload_id[16:]
@@ -173,8 +193,7 @@ class Repository:
             mark.encode(), self._mark(inner).encode()
         ):
             raise NotFoundError(f"no upload {upload_id[:80]!r}")
-        upload = uploads.resume(self._storage, inner)
-        return RepositoryUpload(self, Landing(self._storage, upload, hashes), upload_id)
+        return inner
 
     def _mark(self, upload_id: str) -> str:
         """Binds an upload's id to the repository: without it the id is made up."""
@@ -229,11 +248,13 @@ class Repository:
         sparse: bool = False,
         create: bool = True,
         overwrite: bool = True,
+        keep: float | None = None,
     ) -> tuple[ManifestInfo, str | None]:
         """Stores a manifest and names it; also the digest of its subject. `sparse`: its blobs need not
         be there. Without `create` it must be known here, and its tags be taken; without `overwrite`
-        they must be free, or name it already. Raises PermissionDeniedError, MissingBlobsError,
-        DigestMismatchError, InvalidInputError, LimitError, UnsupportedError."""
+        they must be free, or name it already. `keep`: seconds after which gc lets it go, and the tags
+        that nobody else has set, when it was not asked for; None: it stays. Raises
+        PermissionDeniedError, MissingBlobsError, DigestMismatchError, InvalidInputError, LimitError, UnsupportedError."""
         wanted = tuple(tags)
         for tag in wanted:
             if not references.is_tag(tag):
@@ -246,7 +267,9 @@ class Repository:
                 media_type,
                 wanted,
                 digest,
-                rules.Terms(self.idle, self.limits.repository_bytes, sparse, create, overwrite),
+                rules.Terms(
+                    self.idle, self.limits.repository_bytes, sparse, create, overwrite, keep
+                ),
             )
         d = put.descriptor
         return ManifestInfo(d.digest, d.size, d.media_type), put.subject
@@ -263,7 +286,9 @@ class Repository:
         """The same, as far as reading the index tells: it never waits for a commit. None also for what
         has to be asked with `manifest`."""
         found = rules.look_up(self._storage, self.name, reference)
-        return None if found is None else ManifestInfo(found.digest, found.size, found.media_type)
+        if found is None or not (found.fresh or self._storage.readonly):
+            return None
+        return ManifestInfo(found.digest, found.size, found.media_type)
 
     def manifest_bytes(self, digest: str) -> bytes:
         """The exact bytes of one of its manifests. Raises NotFoundError."""

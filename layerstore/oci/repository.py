@@ -45,13 +45,15 @@ class Put:
 @dataclass(frozen=True, slots=True)
 class Terms:
     """On what terms a manifest is taken: how long its blobs are kept should it go again, how many bytes
-    the repository may have (None: any), whether blobs may lack, what may be new, what may change."""
+    the repository may have (None: any), whether blobs may lack, what may be new, what may change; how
+    long it and its tags stay when nobody asks for it (None: for good)."""
 
     ttl: float
     max_bytes: int | None = None
     sparse: bool = False
     create: bool = True
     overwrite: bool = True
+    keep: float | None = None
 
 
 def ref_name(name: str, tag: str) -> str:
@@ -93,8 +95,11 @@ def blob(storage: Storage, name: str, digest: str, ttl: float) -> repositories.M
         size = found.size
 
         def touch(tx: Write) -> bool:
-            if repositories.find(tx, name, digest) is None:
+            member = repositories.find(tx, name, digest)
+            if member is None:
                 return False
+            if member.is_manifest:
+                return repositories.touch(tx, name, digest)
             repositories.put(tx, name, digest, size, ttl)
             return True
 
@@ -222,8 +227,11 @@ def put_manifest(
         for tag in tags
     }
 
+    lent: list[str] = []
+
     def before(tx: Write) -> None:
         _check_rights(tx, name, got, document.media_type, refs, terms)
+        lent[:] = [ref for ref in refs if terms.keep and repositories.lendable(tx, ref)]
 
     def also(tx: Write) -> None:
         missing = _missing(tx, name, needed)
@@ -237,7 +245,9 @@ def put_manifest(
             if member is not None and not member.is_manifest:
                 repositories.put(tx, name, one, member.size, terms.ttl)
         known = repositories.find(tx, name, got) is not None
-        repositories.put_manifest(tx, name, got, len(data), document.media_type)
+        repositories.put_manifest(tx, name, got, len(data), document.media_type, terms.keep)
+        for ref in lent:
+            repositories.lend(tx, ref)
         if not known:
             _check_grown(tx, name, terms.max_bytes)
         serial = graph.serial_of(tx, got)
@@ -313,6 +323,10 @@ def resolve(op: Operation, name: str, reference: str) -> repositories.Member | N
     """The manifest that a tag or digest means in a repository; None if there is none."""
     storage = op.op.storage
     found = look_up(storage, name, reference)
+    if found is not None and not found.fresh and not storage.readonly:
+        digest = found.digest
+        if not storage.index.update(lambda tx: repositories.touch(tx, name, digest)):
+            return None
     if found is not None or ":" in reference or storage.readonly:
         return found
     with storage.index.read() as snapshot:

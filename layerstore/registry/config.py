@@ -140,10 +140,12 @@ class AccessConfig:
 
 @dataclass(frozen=True, slots=True)
 class ProxyConfig:
-    """`[proxy]`: which registry this one mirrors, and for how many seconds a tag is believed."""
+    """`[proxy]`: which registry this one mirrors, for how many seconds a tag is believed, and for how
+    many an image is kept that nobody asks for (None: for good)."""
 
     upstream: str
     ttl: float = 3600.0
+    idle: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +323,9 @@ def _proxy(table: _Table) -> ProxyConfig:
     upstream = table.text("upstream")
     if not upstream.startswith("docker://") or len(upstream) < 10:
         raise table.wrong("upstream", "a registry: docker://HOST")
-    return table.done(ProxyConfig(upstream, table.duration("ttl", 3600.0, zero=True)))
+    ttl = table.duration("ttl", 3600.0, zero=True)
+    idle = table.duration("idle", 0.0) if table.has("idle") else None
+    return table.done(ProxyConfig(upstream, ttl, idle))
 
 
 class _Table:

@@ -4,10 +4,8 @@ A repository of the upstream is kept under its whole name, `HOST/NAME`: what the
 shown, and a pull under that name finds what the mirror has. Digests never change, so what is here is
 given out without a question. A tag is asked for again after its time to live; while the upstream does
 not answer, the last digest that it named counts, with `Warning: 110` (RFC 9111), and for `PAUSE`
-seconds it is not asked again. Who asks for a blob that is on its way gets the bytes as they come: a
-fetch is a thread that writes an upload of the repository, its readers read that file behind it. The
-last byte is given out only when the digest is right and the blob is stored; else the answer is
-aborted, and nothing is kept.
+seconds it is not asked again. Blobs come by `fetches`, once for all who wait. Where an idle time is
+set, what nobody has asked for so long is gc's to let go.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -33,11 +30,11 @@ from .. import (
     Remote,
     RemoteError,
     RemoteOptions,
-    Repository,
-    RepositoryUpload,
 )
 from . import blobs, listings, manifests
 from .blobs import described
+from .claims import TICK, Claims
+from .fetches import Fetch
 from .http import Failure, Request, Response, document
 from .listings import INDEX, linked, page
 from .routes import Route
@@ -49,7 +46,6 @@ T = TypeVar("T")
 FETCHES = 8
 """Blobs that are fetched at the same time; more wait."""
 PAUSE = 10.0
-PIECE = 1 << 20
 MAX_TAGS = 65536
 """Tags of which is remembered when they were asked for."""
 WARNING = ("Warning", '110 layerstore "the upstream does not answer: this may be stale"')
@@ -57,16 +53,26 @@ WARNING = ("Warning", '110 layerstore "the upstream does not answer: this may be
 
 class Mirror:
     """What a registry needs to be a mirror: `upstream` is `docker://HOST[:PORT][/PREFIX]`, `ttl` the
-    seconds that a tag is believed. Made outside of the event loop; `close` ends fetches."""
+    seconds that a tag is believed, `idle` those that something is kept which nobody asks for (None: for
+    good), `shared` the directory by which several processes on one store do their fetches once. Made
+    outside of the event loop; `close` ends fetches."""
 
     def __init__(
-        self, upstream: str, *, ttl: float = 3600.0, options: RemoteOptions | None = None
+        self,
+        upstream: str,
+        *,
+        ttl: float = 3600.0,
+        idle: float | None = None,
+        shared: str | None = None,
+        options: RemoteOptions | None = None,
     ) -> None:
-        self._stopped = threading.Event()
+        self.stopped = threading.Event()
         self.remote, self._prefix = Remote.of(
-            upstream, options or RemoteOptions(timeout=30.0, tries=3), stopped=self._stopped
+            upstream, options or RemoteOptions(timeout=30.0, tries=3), stopped=self.stopped
         )
         self.ttl = ttl
+        self._idle = idle
+        self.claims = Claims(shared)
         self.pool = ThreadPoolExecutor(FETCHES, thread_name_prefix="layerstore-mirror")
         self._questions = ThreadPoolExecutor(FETCHES, thread_name_prefix="layerstore-mirror-asks")
         self._fetches: dict[tuple[str, str], Fetch] = {}
@@ -76,7 +82,7 @@ class Mirror:
 
     def close(self) -> None:
         """Ends what is on its way, and the connections."""
-        self._stopped.set()
+        self.stopped.set()
         self.pool.shutdown(wait=True, cancel_futures=True)
         self._questions.shutdown(wait=True, cancel_futures=True)
         self.remote.close()
@@ -116,12 +122,20 @@ class Mirror:
         self._fetches.pop(key, None)
 
     @contextlib.asynccontextmanager
-    async def _turn(self, key: tuple[str, str]) -> AsyncIterator[None]:
-        """One after the other, for each key: who comes later finds what the first has brought."""
+    async def _turn(self, key: tuple[str, str], *, across: bool = False) -> AsyncIterator[None]:
+        """One after the other, for each key: who comes later finds what the first has brought.
+        `across`: of all processes."""
         lock = self._locks.setdefault(key, asyncio.Lock())
+        claim = self.claims.of("manifest", *key) if across else None
         try:
             async with lock:
-                yield
+                while claim is not None and not claim.take():
+                    await asyncio.sleep(TICK)
+                try:
+                    yield
+                finally:
+                    if claim is not None:
+                        claim.release()
         finally:
             if not lock.locked():
                 self._locks.pop(key, None)
@@ -144,7 +158,7 @@ class Mirror:
     ) -> Response:
         key = (here.name, here.argument)
         try:
-            async with self._turn(key):
+            async with self._turn(key, across=True):
                 stale = await self._refresh(registry, here, upstream)
         except (RemoteError, InvalidInputError, LimitError) as e:
             raise _gateway(e) from e
@@ -192,6 +206,7 @@ class Mirror:
             tags=tags,
             digest=got.digest,
             sparse=True,
+            keep=self._idle,
         )
         self._note(key)
         return False
@@ -269,7 +284,8 @@ class Mirror:
                         return found
                     fetch = self._fetches[key] = found
                     fetch.begin()
-            await fetch.started()
+            if not await fetch.started():
+                return await self._here(registry, here, request)
         except PermissionDeniedError as e:
             raise NotFoundError(e.message) from e
         except (RemoteError, DigestMismatchError) as e:
@@ -319,111 +335,6 @@ class Mirror:
         """Content that another repository of the same upstream brought need not come again, once the
         upstream has said that this one has it, too."""
         return name.startswith(f"{self.remote.host}/")
-
-
-class _Growing:
-    """A descriptor of what is being fetched, closed with the last of its readers."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def __del__(self) -> None:
-        os.close(self.fd)
-
-
-class Fetch:
-    """A blob on its way into a repository. Made and asked in the event loop; a thread brings it."""
-
-    def __init__(
-        self, mirror: Mirror, repository: Repository, upstream: str, digest: str, size: int
-    ) -> None:
-        self.size = size
-        self._mirror = mirror
-        self._repository = repository
-        self._upstream = upstream
-        self._digest = digest
-        self._loop = asyncio.get_running_loop()
-        self._moved = asyncio.Event()
-        self._there = 0
-        self._file: _Growing | None = None
-        self._done = False
-        self._error: BaseException | None = None
-
-    def begin(self) -> None:
-        self._loop.run_in_executor(self._mirror.pool, self._run)
-
-    def _run(self) -> None:
-        """The thread: upstream to upload, and a word to the loop for each piece."""
-        error: BaseException | None = None
-        try:
-            upload = self._repository.upload()
-            try:
-                self._bring(upload)
-            except BaseException:
-                upload.abort()
-                raise
-        except BaseException as e:
-            error = e
-        self._say(self._end, error)
-
-    def _bring(self, upload: RepositoryUpload) -> None:
-        remote = self._mirror.remote
-        with remote.open_blob(self._upstream, self._digest, self.size) as blob:
-            # Opened before the first reader is let in: what is refused, is refused with a status.
-            piece = blob.read(PIECE)
-            self._say(self._begun, upload.reader())
-            while piece:
-                upload.write(piece)
-                self._say(self._came, upload.offset)
-                piece = blob.read(PIECE)
-        upload.commit(self._digest)
-
-    def _say(self, what: Callable[..., None], *args: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(what, *args)
-
-    def _begun(self, file: int) -> None:
-        self._file = _Growing(file)
-        self._tick()
-
-    def _came(self, there: int) -> None:
-        self._there = there
-        self._tick()
-
-    def _end(self, error: BaseException | None) -> None:
-        self._done, self._error = True, error
-        self._mirror.forget((self._repository.name, self._digest))
-        self._tick()
-
-    def _tick(self) -> None:
-        self._moved.set()
-        self._moved = asyncio.Event()
-
-    async def started(self) -> None:
-        """Until its first bytes are there. Raises what kept them from coming."""
-        while self._file is None and not self._done:
-            await self._moved.wait()
-        if self._error is not None:
-            raise self._error
-
-    async def pieces(self, registry: Registry, first: int, end: int) -> AsyncIterator[bytes]:
-        """Bytes from `first` to before `end`, as they come. The last of the blob waits for the digest.
-        Raises what ended the fetch."""
-        at = first
-        while at < end:
-            there = self.size if self._done else min(self._there, self.size - 1)
-            if self._error is not None:
-                raise self._error
-            if at < min(there, end):
-                assert self._file is not None
-                size = min(PIECE, min(there, end) - at)
-                data = await registry.run(os.pread, self._file.fd, size, at)
-                if not data:
-                    raise RemoteError(f"the fetch of {self._digest} ended early")
-                at += len(data)
-                yield data
-                continue
-            await self._moved.wait()
 
 
 def _gateway(error: LayerstoreError) -> Failure:

@@ -126,8 +126,10 @@ def run(
     *,
     metrics: Metrics | None = None,
     busy: Callable[[], None] = lambda: None,
+    shared: str | None = None,
 ) -> None:
-    """Serves a store on a socket in this process; `metrics` and `busy` are those of a supervisor."""
+    """Serves a store on a socket in this process; `metrics`, `busy` and the directory `shared` are
+    those of a supervisor."""
     try:
         import uvicorn
 
@@ -168,7 +170,13 @@ def run(
     parent = os.getppid()
     mirror = None
     if config.proxy is not None:
-        mirror = Mirror(config.proxy.upstream, ttl=config.proxy.ttl, options=options.remote)
+        mirror = Mirror(
+            config.proxy.upstream,
+            ttl=config.proxy.ttl,
+            idle=config.proxy.idle,
+            shared=shared,
+            options=options.remote,
+        )
     registry = Registry(
         store,
         config,

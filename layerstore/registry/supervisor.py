@@ -236,6 +236,7 @@ def _work(
             lambda url: metrics.save(now=True),
             metrics=metrics,
             busy=busy,
+            shared=directory,
         )
 
 

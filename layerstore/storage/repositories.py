@@ -2,12 +2,15 @@
 
 `MEMBERS` name, a zero byte, digest key -> JSON: `kind` (`manifest` or `blob`), `type` (media type of a
 manifest), `size`, and of blobs a ttl on the boot clock as leases have one. Each row is a root for gc. A
-manifest's row stays until it is deleted; a blob's as long as a manifest of the repository names it, or
-its ttl has not run out since it was put, asked for or mounted.
+manifest's row stays until it is deleted, unless it has a ttl, too (what a mirror fetched): then it
+goes, with the tags that were lent to it, once nobody has asked for it for so long. A blob's stays as
+long as a manifest of the repository names it, or its ttl has not run out since it was put, asked for or
+mounted.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -104,10 +107,45 @@ def put(tx: Write, name: str, digest: str, size: int, ttl: float) -> None:
     tx.put(Table.MEMBERS, key, dump({"kind": "blob", "size": size, **stamp(ttl)}))
 
 
-def put_manifest(tx: Write, name: str, digest: str, size: int, media_type: str) -> None:
-    """A manifest becomes a member, until it is removed."""
-    value = {"kind": "manifest", "type": media_type, "size": size, "ttl": None}
-    tx.put(Table.MEMBERS, _key(name, digest), dump(value))
+def put_manifest(
+    tx: Write, name: str, digest: str, size: int, media_type: str, ttl: float | None = None
+) -> None:
+    """A manifest becomes a member, until it is removed; with a `ttl` until nobody has asked for it for
+    so many seconds. One that is to stay stays."""
+    key = _key(name, digest)
+    old = tx.get(Table.MEMBERS, key)
+    if old is not None:
+        row = json.loads(old)
+        if row["kind"] == "manifest" and row["ttl"] is None:
+            ttl = None
+    until: dict[str, object] = {"ttl": None} if ttl is None else stamp(ttl)
+    value = {"kind": "manifest", "type": media_type, "size": size, **until}
+    tx.put(Table.MEMBERS, key, dump(value))
+
+
+def touch(tx: Write, name: str, digest: str) -> bool:
+    """A manifest's ttl, if it has one, begins anew. False if it is gone."""
+    key = _key(name, digest)
+    value = tx.get(Table.MEMBERS, key)
+    if value is None:
+        return False
+    row = json.loads(value)
+    if row["ttl"] is not None:
+        tx.put(Table.MEMBERS, key, dump({**row, **stamp(row["ttl"])}))
+    return True
+
+
+def lendable(snapshot: Snapshot, ref: str) -> bool:
+    """Whether a tag is free, or was lent to a manifest: nobody else has set it."""
+    value = snapshot.get(Table.REFS, ref.encode())
+    return value is None or bool(json.loads(value).get("lent"))
+
+
+def lend(tx: Write, ref: str) -> None:
+    """Marks a tag: it goes with its manifest's row. Whoever sets it anew has it for good."""
+    value = tx.get(Table.REFS, ref.encode())
+    if value is not None:
+        tx.put(Table.REFS, ref.encode(), dump({**json.loads(value), "lent": True}))
 
 
 def remove(tx: Write, name: str, digest: str) -> bool:
@@ -127,25 +165,55 @@ def named(snapshot: Snapshot, name: str) -> set[bytes]:
 
 
 def expire(storage: Storage) -> None:
-    """Lets go the blobs whose ttl has run out and that no manifest of their repository names."""
-    over: dict[str, list[bytes]] = {}
+    """Lets go the manifests whose ttl has run out, then the blobs of which that is true and that no
+    manifest of their repository names."""
+    older, manifests, _ = _over(storage)
+    for at in range(0, len(older), SLICE):
+        _restart(storage, older[at : at + SLICE])
+    for key in manifests:
+        storage.index.update(functools.partial(_expire_manifest, key))
+    blobs = _over(storage)[2]
+    for at in range(0, len(blobs), SLICE):
+        _expire(storage, blobs[at : at + SLICE])
+
+
+def _over(storage: Storage) -> tuple[list[bytes], list[bytes], list[bytes]]:
+    """Keys of rows: of an earlier boot; of manifests and of blobs that may go."""
     older: list[bytes] = []
+    manifests: list[bytes] = []
+    over: dict[str, list[bytes]] = {}
     with storage.index.read() as snapshot:
         for key, value in snapshot.items(Table.MEMBERS):
             if of_older_boot(value):
                 older.append(key)
+            elif expired(value) and json.loads(value)["kind"] == "manifest":
+                manifests.append(key)
             elif expired(value):
                 name = key.partition(b"\0")[0].decode()
                 over.setdefault(name, []).append(key)
+        blobs: list[bytes] = []
         for name, rows in over.items():
             needed = named(snapshot, name)
             prefix = len(_prefix(name))
-            over[name] = [key for key in rows if key[prefix:] not in needed]
-    for at in range(0, len(older), SLICE):
-        _restart(storage, older[at : at + SLICE])
-    for rows in over.values():
-        for at in range(0, len(rows), SLICE):
-            _expire(storage, rows[at : at + SLICE])
+            blobs += [key for key in rows if key[prefix:] not in needed]
+    return older, manifests, blobs
+
+
+def _expire_manifest(key: bytes, tx: Write) -> None:
+    """Whoever asked for it meanwhile has touched it."""
+    value = tx.get(Table.MEMBERS, key)
+    if value is None or not expired(value):
+        return
+    name, _, digest_key = key.partition(b"\0")
+    digest = from_key(digest_key)
+    lent = []
+    for ref, about in tx.items(Table.REFS, name + b":"):
+        row = json.loads(about)
+        if b"/" not in ref[len(name) :] and row["digest"] == digest and row.get("lent"):
+            lent.append(ref)
+    for ref in lent:
+        tx.delete(Table.REFS, ref)
+    tx.delete(Table.MEMBERS, key)
 
 
 def _restart(storage: Storage, rows: Iterable[bytes]) -> None:

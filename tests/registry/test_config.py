@@ -70,6 +70,7 @@ rights = ["pull", "create", "overwrite", "delete"]
 [proxy]
 upstream = "docker://registry.example"
 ttl = "5m"
+idle = "720h"
 """
 
 
@@ -103,6 +104,7 @@ def test_everything_can_be_said(tmp_path):
         {"pull", "create", "overwrite", "delete"},
     ]
     assert (config.proxy.upstream, config.proxy.ttl) == ("docker://registry.example", 300.0)
+    assert config.proxy.idle == 30 * 86400
 
 
 def test_nothing_need_be_said():
