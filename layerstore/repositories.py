@@ -254,7 +254,8 @@ class Repository:
         be there. Without `create` it must be known here, and its tags be taken; without `overwrite`
         they must be free, or name it already. `keep`: seconds after which gc lets it go, and the tags
         that nobody else has set, when it was not asked for; None: it stays. Raises
-        PermissionDeniedError, MissingBlobsError, DigestMismatchError, InvalidInputError, LimitError, UnsupportedError."""
+        PermissionDeniedError, MissingBlobsError, DigestMismatchError, InvalidInputError, LimitError,
+        UnsupportedError."""
         wanted = tuple(tags)
         for tag in wanted:
             if not references.is_tag(tag):

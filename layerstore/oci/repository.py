@@ -245,7 +245,8 @@ def put_manifest(
             if member is not None and not member.is_manifest:
                 repositories.put(tx, name, one, member.size, terms.ttl)
         known = repositories.find(tx, name, got) is not None
-        repositories.put_manifest(tx, name, got, len(data), document.media_type, terms.keep)
+        refers = None if document.subject is None else document.subject.digest
+        repositories.put_manifest(tx, name, got, len(data), document.media_type, refers, terms.keep)
         for ref in lent:
             repositories.lend(tx, ref)
         if not known:
@@ -355,7 +356,8 @@ def _adopt(storage: Storage, name: str, ref: Ref) -> repositories.Member | None:
                 continue
             edges = graph.edges_of(tx, one)
             if mediatypes.is_document(row.media_type):
-                repositories.put_manifest(tx, name, row.digest, row.size, row.media_type)
+                refers = next((e.digest for e in edges if e.kind == "subject"), None)
+                repositories.put_manifest(tx, name, row.digest, row.size, row.media_type, refers)
             else:
                 repositories.put(tx, name, row.digest, row.size, repositories.IDLE)
             for edge in edges:
@@ -436,15 +438,10 @@ def referrers(op: Operation, name: str, digest: str) -> Iterator[tuple[repositor
     """Manifests of the repository whose subject is `digest`, with their bytes, sorted by digest."""
     storage = op.op.storage
     with storage.index.read() as snapshot:
-        rows = [graph.blob_row(snapshot, s) for s in graph.referrers_of(snapshot, digest)]
         members = [
             member
-            for row in rows
-            if row is not None
-            for one in row.digests
-            if (member := repositories.find(snapshot, name, one)) is not None
-            and member.is_manifest
-            and visible(storage, snapshot, one) is not None
+            for member in repositories.referring(snapshot, name, digest)
+            if visible(storage, snapshot, member.digest) is not None
         ]
     for member in sorted(members, key=lambda m: m.digest):
         allowed = may_read(name, member.digest, manifest=True)

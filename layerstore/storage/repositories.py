@@ -1,11 +1,11 @@
 """Repositories: which digests may be read under which name.
 
-`MEMBERS` name, a zero byte, digest key -> JSON: `kind` (`manifest` or `blob`), `type` (media type of a
-manifest), `size`, and of blobs a ttl on the boot clock as leases have one. Each row is a root for gc. A
-manifest's row stays until it is deleted, unless it has a ttl, too (what a mirror fetched): then it
-goes, with the tags that were lent to it, once nobody has asked for it for so long. A blob's stays as
-long as a manifest of the repository names it, or its ttl has not run out since it was put, asked for or
-mounted.
+`MEMBERS` name, a zero byte, digest key -> JSON: `kind` (`manifest` or `blob`), `size`, of a manifest
+`type` (its media type) and `subject`, and of blobs a ttl on the boot clock as leases have one. Each row
+is a root for gc. A manifest's row stays until it is deleted, unless it has a ttl, too (what a mirror
+fetched): then it goes, with the tags that were lent to it, once nobody has asked for it for so long. A
+blob's stays as long as a manifest of the repository names it, or its ttl has not run out since it was
+put, asked for or mounted.
 """
 
 from __future__ import annotations
@@ -108,10 +108,16 @@ def put(tx: Write, name: str, digest: str, size: int, ttl: float) -> None:
 
 
 def put_manifest(
-    tx: Write, name: str, digest: str, size: int, media_type: str, ttl: float | None = None
+    tx: Write,
+    name: str,
+    digest: str,
+    size: int,
+    media_type: str,
+    subject: str | None,
+    ttl: float | None = None,
 ) -> None:
     """A manifest becomes a member, until it is removed; with a `ttl` until nobody has asked for it for
-    so many seconds. One that is to stay stays."""
+    so many seconds. One that is to stay stays. `subject`: the digest of what it refers to."""
     key = _key(name, digest)
     old = tx.get(Table.MEMBERS, key)
     if old is not None:
@@ -119,8 +125,28 @@ def put_manifest(
         if row["kind"] == "manifest" and row["ttl"] is None:
             ttl = None
     until: dict[str, object] = {"ttl": None} if ttl is None else stamp(ttl)
-    value = {"kind": "manifest", "type": media_type, "size": size, **until}
+    value = {"kind": "manifest", "type": media_type, "size": size, "subject": subject, **until}
     tx.put(Table.MEMBERS, key, dump(value))
+
+
+def referring(snapshot: Snapshot, name: str, subject: str) -> Iterator[Member]:
+    """The manifests of a repository that refer to a digest. Its own rows alone are read, so that the
+    clock does not tell of referrers that others have."""
+    prefix = _prefix(name)
+    for key, value in snapshot.items(Table.MEMBERS, prefix):
+        if b'"manifest"' not in value:
+            continue
+        row, digest = json.loads(value), from_key(key[len(prefix) :])
+        # Rows of before do not say it; the manifest's edges do.
+        refers = row["subject"] if "subject" in row else _subject_of(snapshot, digest)
+        if refers == subject and row["kind"] == "manifest":
+            yield _parse(digest, value)
+
+
+def _subject_of(snapshot: Snapshot, digest: str) -> str | None:
+    serial = graph.serial_of(snapshot, digest)
+    edges = () if serial is None else graph.edges_of(snapshot, serial)
+    return next((edge.digest for edge in edges if edge.kind == "subject"), None)
 
 
 def touch(tx: Write, name: str, digest: str) -> bool:
