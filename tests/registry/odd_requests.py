@@ -23,9 +23,13 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
 import layerstore
 from layerstore.registry import Config, Registry
-from layerstore.registry.config import AccessConfig, LimitsConfig, Rule
+from layerstore.registry.config import AccessConfig, LimitsConfig, Rule, TokenConfig
 
 PATIENCE = 30
 """Seconds after which a request hangs."""
@@ -77,6 +81,32 @@ BODIES = (
     b'{"schemaVersion":2,"layers":[],"manifests":[],"config":{}}', "{\"\ud83d\ude00\":1}".encode(
         "utf-8", "surrogatepass"), b'{"a":"\\ud800"}', b"1" * 5000,
 )  # fmt: skip
+KEY = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32))
+FOREIGN = ed25519.Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
+CLAIMS = {"iss": "issuer", "aud": "registry", "sub": "ann", "exp": 1 << 33, "access": [
+    {"type": "repository", "name": "a/b", "actions": ["pull", "push"]}]}  # fmt: skip
+
+
+def _signed(claims: dict[str, object]) -> str:
+    return jwt.api_jws.encode(json.dumps(claims).encode(), KEY, "EdDSA")
+
+
+def _tokens() -> tuple[str, ...]:
+    """One that is right, and what is nearly so."""
+    right = jwt.encode(CLAIMS, KEY, "EdDSA")
+    head, body, signature = right.split(".")
+    other = [{"type": "repository", "name": "z/z", "actions": ["*"]}]
+    changed = ({"exp": 1}, {"exp": "soon"}, {"exp": 1e308}, {"nbf": 1 << 33}, {"aud": "other"}, {"aud": [1]},
+               {"iss": None}, {"sub": 5}, {"access": other}, {"access": {}}, {"access": [[]]}, {"access": None},
+               {"access": [{"type": "repository", "name": "a/b", "actions": "pull"}]})  # fmt: skip
+    return (
+        right, right, right, jwt.encode(CLAIMS, FOREIGN, "EdDSA"), f"{head}.{body}.", f"{head}.{body}",
+        f"{head}.{body}.{signature[::-1]}", f"{body}.{head}.{signature}", f"eyJhbGciOiJub25lIn0.{body}.",
+        f"{right}.{signature}", head * 3000, *(_signed({**CLAIMS, **one}) for one in changed),
+    )  # fmt: skip
+
+
+TOKENS = _tokens()
 OCTETS = {"mediaType": "application/octet-stream", "digest": EMPTY, "size": 0}
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFESTS = [
@@ -182,8 +212,83 @@ def _nearly_right(rng: random.Random, known: list[str]) -> Odd:
     return odd
 
 
+ABSENT = "sha256:" + "7" * 64
+
+
+def _odd_value(rng: random.Random, depth: int = 0) -> object:
+    """Any JSON."""
+    if depth < 3 and rng.random() < 0.3:
+        inner = [_odd_value(rng, depth + 1) for _ in range(rng.randrange(3))]
+        return inner if rng.random() < 0.5 else {str(n): one for n, one in enumerate(inner)}
+    return rng.choice(
+        (None, True, -1, 0, 2, 1.5, 1e300, 1 << 70, "", "x", EMPTY, ABSENT, MANIFEST, "\ud800")
+    )
+
+
+def _odd_descriptor(rng: random.Random) -> object:
+    """What a manifest names: there, absent, of the wrong shape."""
+    if rng.random() < 0.1:
+        return _odd_value(rng)
+    made: dict[str, object] = {"mediaType": rng.choice((OCTETS["mediaType"], MANIFEST, INDEX, "a/b", "", 5)),
+                               "digest": rng.choice((EMPTY, ABSENT, *DIGESTS)),
+                               "size": rng.choice((0, 0, 1, -1, 1 << 70, 0.5, "0"))}  # fmt: skip
+    if rng.random() < 0.2:
+        made[rng.choice(("urls", "annotations", "platform", "data", "artifactType"))] = _odd_value(
+            rng
+        )
+    if rng.random() < 0.2:
+        made.pop(rng.choice(list(made)))
+    return made
+
+
+def _odd_manifest(rng: random.Random) -> tuple[str, bytes]:
+    """A manifest or an index with a few things wrong, and the type that it comes under."""
+    kind = rng.choice((MANIFEST, INDEX, "application/vnd.docker.distribution.manifest.v2+json",
+                       "application/vnd.docker.distribution.manifest.list.v2+json"))  # fmt: skip
+    made: dict[str, object] = {"schemaVersion": 2, "mediaType": kind}
+    if "index" in kind or "list" in kind or rng.random() < 0.1:
+        made["manifests"] = [_odd_descriptor(rng) for _ in range(rng.choice((0, 1, 3)))]
+    if "manifests" not in made or rng.random() < 0.1:
+        made |= {"config": OCTETS if rng.random() < 0.6 else _odd_descriptor(rng),
+                 "layers": [OCTETS if rng.random() < 0.5 else _odd_descriptor(rng)
+                            for _ in range(rng.choice((0, 1, 3)))]}  # fmt: skip
+    for key, odds in (("subject", 0.2), ("artifactType", 0.1), ("annotations", 0.1), ("x", 0.1)):
+        if rng.random() < odds:
+            made[key] = _odd_descriptor(rng) if key == "subject" else _odd_value(rng)
+    if rng.random() < 0.3:
+        made[rng.choice(list(made))] = _odd_value(rng)
+    text = json.dumps(made)
+    change = rng.random()
+    if change < 0.05:
+        text = text[:-1] + ', "schemaVersion": 2}'
+    elif change < 0.1:
+        text = text[: rng.randrange(len(text))]
+    elif change < 0.12:
+        text = text[:-1] + ', "deep": ' + "[" * 3000 + "]" * 3000 + "}"
+    elif change < 0.125:
+        text += " " * (5 << 20)
+    return rng.choice((kind, kind, kind, MANIFEST, INDEX, "", "text/plain")), text.encode(
+        "utf-8", "replace"
+    )
+
+
 def request(rng: random.Random, known: list[str]) -> Odd:
     """One odd request. `known`: uploads of before, which it may go on with."""
+    odd = _request(rng, known)
+    if rng.random() < 0.3:
+        odd.headers.append(("Authorization", f"Bearer {rng.choice(TOKENS)}"))
+    if rng.random() < 0.002:
+        odd.headers.append(("X", "y" * (1 << 20)))
+    return odd
+
+
+def _request(rng: random.Random, known: list[str]) -> Odd:
+    if rng.random() < 0.2:
+        kind, data = _odd_manifest(rng)
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        target = f"/v2/a/b/manifests/{rng.choice(('v1', 'v2', digest, ABSENT))}"
+        headers = [("Content-Type", kind), ("Content-Length", str(len(data)))]
+        return Odd("PUT", target, headers, data, [data])
     if rng.random() < 0.5:
         return _nearly_right(rng, known)
     name = rng.choice(NAMES) if rng.random() < 0.5 else "a/b"
@@ -219,8 +324,16 @@ def request(rng: random.Random, known: list[str]) -> Odd:
     return Odd(rng.choice(METHODS), target, headers, body, pieces, rng.random() < 0.05)
 
 
-def registries(store: layerstore.Store) -> list[Registry]:
-    """One that is open, one that knows rules, one that may only be read."""
+def registries(store: layerstore.Store, path: str) -> list[Registry]:
+    """One that is open, one that knows rules, one that may only be read, one that takes tokens, whose
+    key is put beside `path`."""
+    with open(f"{path}.pem", "wb") as f:
+        f.write(
+            KEY.public_key().public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+        )
+    token = TokenConfig("https://issuer/token", "registry", "issuer", (f"{path}.pem",))
     limits = LimitsConfig(open_uploads=50, upload_bytes=4000, repository_bytes=1 << 20)
     rules = (
         Rule(("@anyone",), ("a/*", "library/**"), frozenset(("pull", "create"))),
@@ -230,6 +343,7 @@ def registries(store: layerstore.Store) -> list[Registry]:
         Registry(store, Config(limits=limits)),
         Registry(store, Config(limits=limits, access=AccessConfig(rules=rules))),
         Registry(store, Config(readonly=True)),
+        Registry(store, Config(limits=limits, access=AccessConfig(token=token, rules=rules))),
     ]
 
 
@@ -292,14 +406,14 @@ async def to_application(count: int, seed: int, path: str) -> Counter[int]:
     """Sends them one after the other; how often each status was answered. Raises AssertionError."""
     seen: Counter[int] = Counter()
     with layerstore.open(path) as store:
-        three = registries(store)
+        several = registries(store, path)
         known: list[str] = []
         for number in range(count):
             rng = random.Random(f"{seed}/{number}")
             odd = request(rng, known)
-            which = rng.choice((0, 0, 1, 2))
+            which = rng.choice((0, 0, 0, 1, 1, 2, 3, 3))
             try:
-                status, headers, body = await ask(three[which], odd)
+                status, headers, body = await ask(several[which], odd)
                 fault = wrong(odd, status, headers, body)
             except Exception as e:
                 fault = f"{type(e).__name__}: {e}"
