@@ -43,7 +43,7 @@ lint: build ## ruff, mypy --strict, clang-format: nothing is changed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy $(TYPED)
-	$(BIN)/mypy --strict examples/*.py
+	$(BIN)/mypy --strict examples/*.py examples/registry/*.py
 	$(BIN)/clang-format --dry-run -Werror $(CSRC) tests/fuzz/*.c tests/core/*.c
 
 format: build ## Puts Python and C into shape

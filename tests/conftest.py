@@ -48,6 +48,7 @@ NEEDS = {
     "pigz": "pigz",
     "go": "golang-go",
     "javac": "default-jdk-headless",
+    "systemd-analyze": "systemd",
     "root": "",
 }
 """What a test may need (`@pytest.mark.needs`, or a fixture of that name), and the Debian package."""
