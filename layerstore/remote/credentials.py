@@ -133,12 +133,11 @@ def _in_file(
     helpers = {} if legacy else _object(content, "credHelpers", path)
     wanted = _keys(host, repository)
     by_key = {_normal(key): value for key, value in reversed(auths.items())}
+    for name, helper in helpers.items():
+        # Of a server as a whole; who has one is asked nothing else of this file.
+        if _normal(name) == host and isinstance(helper, str) and helper:
+            return _ask(helper, name, path, env)
     for key in wanted:
-        for name, helper in helpers.items():
-            if _normal(name) == key and isinstance(helper, str) and helper:
-                found = _ask(helper, name, path, env)
-                if found is not None:
-                    return found
         entry = auths.get(key, by_key.get(key))
         if isinstance(entry, dict):
             found = _entry(entry, key, path)
