@@ -29,8 +29,13 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 PUSHERS = 4
-KEPT = 20
-"""Images that stay of each pusher; what is older is deleted, so that gc has work."""
+KEPT = 10
+"""Images that stay of each pusher; others are deleted, so that gc has work."""
+IDLE = 12.0
+"""Seconds that a promise holds in the race: short, so that promises end while somebody asks anew. A
+push that takes longer than three quarters of it may rightly find that its blob is gone."""
+SHARED = 60
+"""Blobs that images of all pushers have in common: more than the images that stay can name."""
 
 
 class Refused(Exception):
@@ -140,10 +145,16 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
     blob that another image has just lost is put, asked for, or mounted in the same moment."""
     end = time.monotonic() + seconds
     lost: list[str] = []
-    counts = {"images": 0, "pulls": 0, "gc": 0, "removed": 0, "reused": 0}
+    counts = {"images": 0, "pulls": 0, "gc": 0, "removed": 0, "reused": 0, "mounted": 0, "late": 0}
     mutex = threading.Lock()
     hurry = threading.Event()
-    shared = [random.Random(n).randbytes(random.Random(n).randrange(1, 300_000)) for n in range(12)]
+    shared = [
+        random.Random(n).randbytes(random.Random(n).randrange(1, 300_000)) for n in range(SHARED)
+    ]
+
+    def count(what: str) -> None:
+        with mutex:
+            counts[what] += 1
 
     def collector() -> None:
         try:
@@ -158,44 +169,59 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
         except layerstore.LayerstoreError as e:
             lost.append(f"gc: {e}")
 
+    def reuse(client: Client, name: str, other: str, data: bytes) -> None:
+        """A blob that may be there already, in this repository or in another, and may just be going: a
+        yes is a promise."""
+        digest = digest_of(data)
+        if client("HEAD", f"/v2/{name}/blobs/{digest}")[0] == 200:
+            count("reused")
+            return
+        status, headers, _ = client(
+            "POST", f"/v2/{name}/blobs/uploads/?mount={digest}&from={other}"
+        )
+        if status == 201:
+            count("mounted")
+            return
+        if status != 202:
+            raise Refused(f"mount: {status}")
+        finish_blob(client, headers["location"], data, 0, digest)
+
     def pusher(number: int, port: int) -> None:
         source = random.Random(seed * 1000 + number)
         client, name = Client(port), f"soak/p{number}"
         there: list[tuple[str, bytes, list[bytes]]] = []
-        count = 0
+        serial = 0
         try:
             while time.monotonic() < end and not lost:
-                count += 1
-                config = b'{"n":%d,"p":%d}' % (count, number)
+                serial += 1
+                began = time.monotonic()
+                config = b'{"n":%d,"p":%d}' % (serial, number)
                 layers = [source.randbytes(source.choice((10, 5000, 200_000)))]
                 layers.append(source.choice(shared))
+                other = f"soak/p{source.randrange(PUSHERS)}"
                 for data in (config, *layers):
                     if data in shared:
-                        # What may just be going: a yes is a promise.
-                        status, _, _ = client("HEAD", f"/v2/{name}/blobs/{digest_of(data)}")
-                        if status == 200:
-                            with mutex:
-                                counts["reused"] += 1
-                            hurry.set()
-                            continue
-                    push_blob(client, name, data)
+                        reuse(client, name, other, data)
+                    else:
+                        push_blob(client, name, data)
                     hurry.set()
                 if source.random() < 0.5:
                     time.sleep(source.random() * 0.02)
                 manifest = manifest_of(config, layers)
                 status, _, said = client(
-                    "PUT", f"/v2/{name}/manifests/t{count}", manifest, content_type=MANIFEST
+                    "PUT", f"/v2/{name}/manifests/t{serial}", manifest, content_type=MANIFEST
                 )
+                if status == 404 and time.monotonic() - began > IDLE / 2:
+                    count("late")
+                    continue
                 if status != 201:
-                    raise Refused(f"{name}:t{count}: manifest refused, {status} {said[:300]!r}")
+                    raise Refused(f"{name}:t{serial}: manifest refused, {status} {said[:300]!r}")
                 hurry.set()
-                there.append((f"t{count}", manifest, [config, *layers]))
-                with mutex:
-                    counts["images"] += 1
+                there.append((f"t{serial}", manifest, [config, *layers]))
+                count("images")
                 tag, document, blobs = source.choice(there)
                 check_image(client, name, tag, document, blobs)
-                with mutex:
-                    counts["pulls"] += 1
+                count("pulls")
                 if len(there) > KEPT:
                     _, document, _ = there.pop(source.randrange(len(there)))
                     client("DELETE", f"/v2/{name}/manifests/{digest_of(document)}")
@@ -204,7 +230,7 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
         except (Refused, OSError, http.client.HTTPException) as e:
             lost.append(f"{name}: {type(e).__name__} {e}")
 
-    with serving(store, "--workers", "2") as (process, port):
+    with serving(store, "--workers", "2", "--idle", f"{IDLE:.0f}") as (process, port):
         threads = [threading.Thread(target=collector)]
         threads += [threading.Thread(target=pusher, args=(n, port)) for n in range(PUSHERS)]
         for thread in threads:
@@ -215,13 +241,15 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
         process.wait(60)
     with layerstore.open(store) as opened:
         whole = opened.check(full=True).ok
-    return {**counts, "lost": lost, "whole": whole}
+    leaked = len(os.listdir(os.path.join(store, "uploads")))
+    return {**counts, "lost": lost, "leaked uploads": leaked, "whole": whole}
 
 
 def kill(times: int, store: str, seed: int = 1) -> dict[str, object]:
     """Kills the server at a random moment of a push, starts it again, goes on with the upload."""
     source = random.Random(seed)
     answered: dict[str, bytes] = {}
+    images: dict[str, tuple[bytes, list[bytes]]] = {}
     resumed = restarted = killed = 0
     lost: list[str] = []
     pending: tuple[str, bytes] | None = None
@@ -250,6 +278,11 @@ def kill(times: int, store: str, seed: int = 1) -> dict[str, object]:
                 status, _, got = client("GET", f"/v2/soak/kill/blobs/{digest}")
                 if status != 200 or got != answered[digest]:
                     lost.append(digest)
+            for tag in source.sample(sorted(images), min(2, len(images))):
+                try:
+                    check_image(client, "soak/kill", tag, *images[tag])
+                except Refused as e:
+                    lost.append(str(e))
             timer = threading.Timer(source.random() * 0.3, process.kill)
             timer.start()
             try:
@@ -262,6 +295,19 @@ def kill(times: int, store: str, seed: int = 1) -> dict[str, object]:
                     digest = finish_blob(client, headers["location"], data, 0, digest_of(data))
                     answered[digest] = data
                     pending = None
+                    if source.random() < 0.3:
+                        blobs = [answered[one] for one in source.sample(sorted(answered), 1)]
+                        manifest = manifest_of(data, blobs)
+                        tag = f"t{len(images)}"
+                        status, _, said = client(
+                            "PUT",
+                            f"/v2/soak/kill/manifests/{tag}",
+                            manifest,
+                            content_type=MANIFEST,
+                        )
+                        if status != 201:
+                            raise Refused(f"{tag}: manifest refused, {status} {said[:300]!r}")
+                        images[tag] = manifest, [data, *blobs]
             except (OSError, http.client.HTTPException):
                 killed += 1
             timer.join()
@@ -274,9 +320,16 @@ def kill(times: int, store: str, seed: int = 1) -> dict[str, object]:
                         lost.append(digest)
             except layerstore.LayerstoreError as e:
                 lost.append(f"{digest}: {e}")
+        for tag, (manifest, _) in images.items():
+            try:
+                if repository.manifest_bytes(repository.manifest(tag).digest) != manifest:
+                    lost.append(tag)
+            except layerstore.LayerstoreError as e:
+                lost.append(f"{tag}: {e}")
         opened.gc()
         whole = opened.check(full=True).ok
-    counts = {"killed": killed, "answered": len(answered), "resumed": resumed}
+    counts: dict[str, object] = {"killed": killed, "answered": len(answered), "resumed": resumed}
+    counts["manifests"] = len(images)
     return {**counts, "begun anew": restarted, "lost": lost, "whole": whole}
 
 
