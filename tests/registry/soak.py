@@ -3,6 +3,7 @@ answered 201 may be missing, and every pull is exact.
 
     python tests/registry/soak.py race SECONDS      aimed races with gc
     python tests/registry/soak.py kill TIMES        kill -9 of the server in the middle of pushes
+    python tests/registry/soak.py slow SECONDS      clients at 1 KB/s, and such as vanish
 
 Prints what it did as JSON. It is a program, so that it can run for as long as somebody likes.
 """
@@ -16,6 +17,8 @@ import json
 import os
 import random
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -250,7 +253,7 @@ def kill(times: int, store: str, seed: int = 1) -> dict[str, object]:
     source = random.Random(seed)
     answered: dict[str, bytes] = {}
     images: dict[str, tuple[bytes, list[bytes]]] = {}
-    resumed = restarted = killed = 0
+    resumed = restarted = finished = killed = 0
     lost: list[str] = []
     pending: tuple[str, bytes] | None = None
     while killed < times:
@@ -269,6 +272,8 @@ def kill(times: int, store: str, seed: int = 1) -> dict[str, object]:
                     except Refused:
                         push_blob(client, "soak/kill", data)
                         restarted += 1
+                elif client("HEAD", f"/v2/soak/kill/blobs/{digest_of(data)}")[0] == 200:
+                    finished += 1  # the answer was lost, not the blob
                 else:
                     push_blob(client, "soak/kill", data)
                     restarted += 1
@@ -329,17 +334,144 @@ def kill(times: int, store: str, seed: int = 1) -> dict[str, object]:
         opened.gc()
         whole = opened.check(full=True).ok
     counts: dict[str, object] = {"killed": killed, "answered": len(answered), "resumed": resumed}
-    counts["manifests"] = len(images)
+    counts |= {"manifests": len(images), "finished unheard": finished}
     return {**counts, "begun anew": restarted, "lost": lost, "whole": whole}
+
+
+class Crowd:
+    """Clients that take or give a kilobyte a second, or as fast as they can, and vanish at random."""
+
+    def __init__(self, port: int, digest: str, size: int) -> None:
+        self._port = port
+        self._digest = digest
+        self._size = size
+        self.over = threading.Event()
+        self.vanished = 0
+        self._mutex = threading.Lock()
+
+    def _vanish(self, connection: socket.socket, source: random.Random) -> None:
+        if source.random() < 0.5:  # without a word: what it has not read is lost
+            linger = struct.pack("ii", 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        connection.close()
+        with self._mutex:
+            self.vanished += 1
+
+    def client(self, number: int) -> None:
+        """One after the other, until it is over."""
+        source = random.Random(number)
+        while not self.over.is_set():
+            pulls, slow = source.random() < 0.5, number % 2 == 0
+            end = time.monotonic() + source.uniform(0.0, 4.0 if slow else 0.05)
+            connection = socket.create_connection(("127.0.0.1", self._port), timeout=0.25)
+            try:
+                (self._pull if pulls else self._push)(connection, source, end, slow)
+            except OSError:
+                pass  # it was too slow for a buffer in between
+            finally:
+                self._vanish(connection, source)
+
+    def _pull(
+        self, connection: socket.socket, source: random.Random, end: float, slow: bool
+    ) -> None:
+        path = f"/v2/slow/there/blobs/{self._digest}"
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        while time.monotonic() < end:
+            if slow and self.over.wait(0.25):
+                return
+            connection.recv(256 if slow else 1 << 16)
+
+    def _push(
+        self, connection: socket.socket, source: random.Random, end: float, slow: bool
+    ) -> None:
+        client = Client(self._port)
+        with contextlib.closing(client):
+            status, headers, _ = client("POST", "/v2/slow/up/blobs/uploads/")
+        if status != 202:
+            raise Refused(f"POST: {status}")
+        head = f"PATCH {headers['location']} HTTP/1.1\r\nHost: x\r\n"
+        if source.random() < 0.3:  # all at once: nothing of it stays when it breaks
+            head = f"POST /v2/slow/up/blobs/uploads/?digest={self._digest} HTTP/1.1\r\nHost: x\r\n"
+        connection.sendall(f"{head}Content-Length: {self._size}\r\n\r\n".encode())
+        while time.monotonic() < end:
+            if slow and self.over.wait(0.25):
+                return
+            connection.sendall(bytes(256 if slow else 1 << 16))
+
+
+def slow(seconds: float, store: str, clients: int = 24) -> dict[str, object]:
+    """A client that behaves, beside a crowd that does not. At the end nothing is held of the crowd."""
+    idle = 2.0
+    source = random.Random(1)
+    large = source.randbytes(8 << 20)
+    took: list[float] = []
+    with serving(store, "--idle", f"{idle:.0f}") as (process, port):
+        client = Client(port)
+        there = push_blob(client, "slow/there", large)
+        config = b"{}"
+        push_blob(client, "slow/there", config)
+        manifest = manifest_of(config, [large])
+        path = "/v2/slow/there/manifests/v1"
+        if client("PUT", path, manifest, content_type=MANIFEST)[0] != 201:
+            raise Refused("the manifest")
+
+        def held() -> tuple[int, int]:
+            """Requests in flight but for this one, and files that the server has open."""
+            said = client("GET", "/metrics")[2].decode()
+            flying = said.partition("\nlayerstore_requests_in_flight ")[2].partition("\n")[0]
+            return int(flying) - 1, len(os.listdir(f"/proc/{process.pid}/fd"))
+
+        before = held()
+        crowd = Crowd(port, there, len(large))
+        threads = [threading.Thread(target=crowd.client, args=(n,)) for n in range(clients)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + seconds
+        try:
+            while time.monotonic() < end:
+                data = source.randbytes(200_000)
+                began = time.monotonic()
+                digest = push_blob(client, "slow/good", data)
+                status, _, got = client("GET", f"/v2/slow/good/blobs/{digest}")
+                took.append(time.monotonic() - began)
+                if status != 200 or got != data:
+                    raise Refused(f"GET: {status}")
+                time.sleep(0.02)
+        finally:
+            crowd.over.set()
+            for thread in threads:
+                thread.join()
+        deadline = time.monotonic() + 20
+        while (after := held()) > before and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    time.sleep(idle + 0.5)
+    with layerstore.open(store) as opened:
+        opened.gc()
+        whole = opened.check(full=True).ok
+    leaked = len(os.listdir(os.path.join(store, "uploads")))
+    lost = [f"held: {after}, not {before}"] if after > before else []
+    return {
+        "served": len(took),
+        "slowest, s": round(max(took), 3),
+        "vanished": crowd.vanished,
+        "leaked uploads": leaked,
+        "lost": lost,
+        "whole": whole,
+    }
 
 
 def main() -> None:
     what, number = sys.argv[1], float(sys.argv[2])
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as directory:
         store = os.path.join(directory, "store")
-        report = race(number, store) if what == "race" else kill(int(number), store)
+        report = {"race": race, "slow": slow, "kill": lambda n, s: kill(int(n), s)}[what](
+            number, store
+        )
     print(json.dumps(report, indent=1))
-    sys.exit(1 if report["lost"] or not report["whole"] else 0)
+    bad = report["lost"] or report.get("leaked uploads") or not report["whole"]
+    sys.exit(1 if bad else 0)
 
 
 if __name__ == "__main__":
