@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from registry.asgi import Client
 from registry.soak import Client as Http
 from registry.soak import digest_of
+from registry.test_registry_operation import awaited
 from registry.test_registry_server import serving
 from registry.test_registry_wire import answers, connect
 
@@ -55,7 +55,12 @@ def port_of(url: str) -> int:
     return int(url.rpartition(":")[2])
 
 
-def test_two_clients_in_one_upload(url):
+def file_of(store: Path, location: str) -> Path:
+    """What has come of an upload."""
+    return store / "uploads" / location.rpartition("/")[2][:16]
+
+
+def test_two_clients_in_one_upload(url, served):
     """The second is told so at once, whatever it wants; the first goes on."""
     data, other = os.urandom(3_000_000), Http(port_of(url))
     where = other("POST", UPLOADS)[1]["location"]
@@ -64,11 +69,10 @@ def test_two_clients_in_one_upload(url):
             f"PATCH {where} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode()
         )
         first.sendall(data[:2_000_000])
-        deadline = time.monotonic() + 20
-        while other("GET", where)[0] != 409:
-            assert time.monotonic() < deadline
+        awaited(lambda: file_of(served, where).stat().st_size)
         digest = digest_of(data)
         for method, path, body in (
+            ("GET", where, None),
             ("PATCH", where, b"y"),
             ("PUT", f"{where}?digest={digest}", data),
             ("DELETE", where, None),
@@ -105,7 +109,7 @@ def test_many_clients_in_one_upload_leave_it_whole(url, served):
         thread.start()
     for thread in threads:
         thread.join()
-    whole = (served / "uploads" / where.rpartition("/")[2][:16]).read_bytes()
+    whole = file_of(served, where).read_bytes()
     pieces = [whole[at : at + SIZE] for at in range(0, len(whole), SIZE)]
     assert pieces
     assert sorted(pieces) == sorted(taken)
@@ -247,3 +251,38 @@ def test_who_dies_at_the_commit_has_lost_no_upload(tmp_path, when):
         assert report.ok
         raw = Path(store.path, "raw")
         assert len([path for path in raw.rglob("*") if path.is_file()]) == 1
+
+
+# ---- mounts from wherever ---------------------------------------------------------------------
+
+
+def test_a_mount_from_anywhere_asks_the_neighbours_first_and_not_for_ever(
+    client, store, monkeypatch
+):
+    """256 names at most, whether what is wanted is there, elsewhere or nowhere."""
+    data = b"which one has, and another too"
+    digest = digest_of(data)
+    for number in range(300):
+        store.repository(f"m/r{number:03}").put_blob(b"{}")
+    for name in ("a/far", "z/near"):
+        store.repository(name).put_blob(data)
+    asked: list[str] = []
+
+    def may_pull(name: str) -> bool:
+        asked.append(name)
+        return True
+
+    assert store.repository("z/app").mount_any(digest, may_pull) == len(data)
+    assert asked == ["z/near"]
+    asked.clear()
+    # Behind "n" comes "z", then it begins anew with "a".
+    assert store.repository("n/app").mount_any(digest, lambda name: name < "z") == len(data)
+    counts = []
+    for wanted in (digest, digest_of(b"nobody has it")):
+        asked.clear()
+        assert store.repository("m/app").mount_any(wanted, may_pull) is None
+        counts.append(len(asked))
+    assert counts == [256, 256]
+    answer = client("POST", f"/v2/z/other/blobs/uploads/?mount={digest}")
+    assert answer.status == 201
+    assert client("GET", f"/v2/z/other/blobs/{digest}").body == data
