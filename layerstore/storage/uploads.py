@@ -216,7 +216,8 @@ def reclaim(storage: Storage) -> int:
             there = os.fstat(lock.fd)
             if there.st_nlink == 1:  # else it is a raw file as well
                 freed += there.st_blocks * 512
-            storage.disk.unlink(lock.path)
+            with contextlib.suppress(FileNotFoundError):  # its blob has just been committed
+                storage.disk.unlink(lock.path)
         finally:
             lock.release()
     return freed

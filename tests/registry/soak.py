@@ -169,8 +169,8 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
                     # Now, when a pusher says that it has just been answered; else soon.
                     hurry.wait(0.005)
                     hurry.clear()
-        except layerstore.LayerstoreError as e:
-            lost.append(f"gc: {e}")
+        except (layerstore.LayerstoreError, OSError) as e:
+            lost.append(f"gc: {type(e).__name__} {e}")
 
     def reuse(client: Client, name: str, other: str, data: bytes) -> None:
         """A blob that may be there already, in this repository or in another, and may just be going: a
