@@ -3,13 +3,18 @@
 uvicorn waits for ever for the first request, and for the rest of one that began. Here the headers of a
 request are there within a time, and within a size, or the connection ends: 408, 431. A body that
 nobody reads any more, because its request was answered already, is taken in for the same time, so that
-the client gets to read its answer. Silence in a body that is wanted is the application's to notice; it
-finds what cuts the connection at once as `abort` in the scope's state.
+the client gets to read its answer. Silence in a body that is wanted, and a client that takes nothing,
+are the application's to notice; it finds what cuts the connection at once as `abort` in the scope's
+state, and how many bytes the client has not taken as `unsent`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import sys
+import termios
 from typing import Any
 
 import h11
@@ -18,6 +23,17 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from .config import LimitsConfig
 
 _LINE = {408: b"408 Request Timeout", 431: b"431 Request Header Fields Too Large"}
+
+
+def _unsent(transport: asyncio.Transport) -> int:
+    """Bytes of answers that the client has not taken: here, and in the kernel's hands."""
+    size = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.fileno() >= 0:
+        with contextlib.suppress(OSError):
+            answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+            size += int.from_bytes(answer, sys.byteorder)
+    return size
 
 
 def connection(limits: LimitsConfig) -> type[H11Protocol]:
@@ -29,7 +45,11 @@ def connection(limits: LimitsConfig) -> type[H11Protocol]:
             self._timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            self.app_state = {**self.app_state, "abort": transport.abort}
+            self.app_state = {
+                **self.app_state,
+                "abort": transport.abort,
+                "unsent": lambda: _unsent(transport),
+            }
             super().connection_made(transport)
             self._watch()
 
@@ -43,6 +63,9 @@ def connection(limits: LimitsConfig) -> type[H11Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            if self._unattended and self.conn.trailing_data[0]:
+                # The next header has begun, behind the request that was answered.
+                self._unset_keepalive_if_required()
             self._watch()
 
         def send_400_response(self, msg: str) -> None:
