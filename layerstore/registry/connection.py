@@ -22,6 +22,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .config import LimitsConfig
 
+GOODBYE = 2.0
+"""Seconds that a TLS client has to end its side when the server stops."""
 _LINE = {408: b"408 Request Timeout", 431: b"431 Request Header Fields Too Large"}
 
 
@@ -63,10 +65,17 @@ def connection(limits: LimitsConfig) -> type[H11Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            if self._unattended and self.conn.trailing_data[0]:
-                # The next header has begun, behind the request that was answered.
+            begun = self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]
+            if self._unattended and begun:
+                # What was answered is not all there yet, or the next header has begun behind it.
                 self._unset_keepalive_if_required()
             self._watch()
+
+        def shutdown(self) -> None:
+            """The server stops. A TLS client that says no good-bye is not waited for."""
+            super().shutdown()
+            if self.transport.is_closing():
+                self.loop.call_later(GOODBYE, self.transport.abort)
 
         def send_400_response(self, msg: str) -> None:
             if self.cycle is not None and not self.cycle.response_complete:
