@@ -49,6 +49,7 @@ SECTIONS: dict[str, Callable[[Setting], list[report.Figure]]] = {
     "micro": micro.micro,
     "deflate": deflate.deflate,
     "registry": registry.registry,
+    **registry.PARTS,
     "ingest": speed.ingest,
     "export": speed.export,
     "known": speed.known,
@@ -77,7 +78,7 @@ QUICK = [
 ]
 
 # Of one section, for who wants only that.
-PARTS = ("checkout-sci-2", "checkout-gcc-2")
+PARTS = ("checkout-sci-2", "checkout-gcc-2", *registry.PARTS)
 
 # The images of benchmarks/make_corpus.sh that the gc section removes: 9 of 18.
 DROP = "base-1,py-1,sci-1,sci-2,gcc-1,jre-1,node-1,nodeapp-1,data-1"

@@ -102,7 +102,7 @@ def in_turn(contenders: Sequence[Contender], rounds: int, env: Mapping[str, str]
             contender.runs.append(timed(contender.steps, env))
 
 
-def _memory(pid: int) -> tuple[int, int]:
+def memory_of(pid: int) -> tuple[int, int]:
     """Anonymous plus shared, and mapped file pages of one process, in bytes. Pages that several
     processes share are counted once in the sum (proportional set size)."""
     anonymous = mapped = 0
@@ -115,7 +115,7 @@ def _memory(pid: int) -> tuple[int, int]:
     return anonymous, mapped
 
 
-def _tree(pid: int) -> list[int]:
+def tree(pid: int) -> list[int]:
     """A process and all its descendants."""
     found = [pid]
     for parent in found:
@@ -140,9 +140,9 @@ def peak_memory(command: Command, interval: float = 0.01) -> Run:
     def sample() -> None:
         while not ended.wait(interval):
             total = [0, 0]
-            for pid in _tree(process.pid):
+            for pid in tree(process.pid):
                 try:
-                    anonymous, mapped = _memory(pid)
+                    anonymous, mapped = memory_of(pid)
                 except (FileNotFoundError, ProcessLookupError):
                     continue  # it ended while it was looked at
                 total[0] += anonymous

@@ -1,8 +1,9 @@
-"""Sections on the registry, beside docker-registry and zot where they are installed.
+"""Sections on push and pull, beside docker-registry and zot where they are installed.
 
 Clients and servers share two cores. Every contender serves the same client, skopeo, over the same
 loopback; what a client pulls is held against the layout once. Each round begins with an empty registry
-on a port of its own, so that skopeo remembers nothing of the round before.
+on a port of its own, so that skopeo remembers nothing of the round before. Beside the seconds stand
+those of CPU, of server and clients: they say the same on a machine that is not quiet.
 """
 
 from __future__ import annotations
@@ -11,20 +12,19 @@ import contextlib
 import filecmp
 import json
 import os
+import resource
 import shutil
-import signal
-import socket
 import statistics
-import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import registry_load
 from benchmarks.corpus import Layout
 from benchmarks.measure import call, du
+from benchmarks.registry_server import Server, free_port, ours, serving
 from benchmarks.report import Figure
 from benchmarks.setting import Setting, installed
 
@@ -33,7 +33,6 @@ CLIENTS = 16
 OURS = "layerstore"
 PEER = "docker-registry"
 CACHE = "16G"
-SECONDS = 3.0
 
 PEER_CONFIG = """\
 version: 0.1
@@ -43,32 +42,6 @@ storage:
   delete: {{enabled: true}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
-
-
-@dataclass
-class Server:
-    """One registry, running on an address."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def reference(self, tag: str) -> str:
-        return f"docker://127.0.0.1:{self.port}/bench/{tag}:1"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _ours(s: Setting, directory: Path, port: int, *options: str) -> list[str]:
-    words = s.ours(directory, *options, "serve", "--listen", f"127.0.0.1:{port}")
-    return [str(word) for word in words]
 
 
 def _docker_registry(s: Setting, directory: Path, port: int) -> list[str]:
@@ -87,68 +60,72 @@ def _zot(s: Setting, directory: Path, port: int) -> list[str]:
 
 
 CONTENDERS: dict[str, Callable[[Setting, Path, int], list[str]]] = {
-    OURS: _ours,
+    OURS: ours,
     PEER: _docker_registry,
     "zot": _zot,
 }
 
 
-@contextlib.contextmanager
-def serving(command: Sequence[str], port: int, cores: set[int] | None = None) -> Iterator[Server]:
-    """Runs a registry until the block ends; it must end well. `cores`: the ones that it may use."""
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=None if cores is None else lambda: os.sched_setaffinity(0, cores),
-    )
-    server = Server(process, port)
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                urllib.request.urlopen(f"{server.url}/v2/", timeout=5).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
-        yield server
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+def _names() -> list[str]:
+    """Who takes part."""
+    if not installed("skopeo") or not installed(PEER):
+        raise SystemExit(f"this section needs skopeo and {PEER} (apt install {PEER})")
+    return [name for name in CONTENDERS if name == OURS or installed(name)]
 
 
 def _copy(source: str, target: str) -> None:
-    call(
-        [
-            "skopeo",
-            "copy",
-            "-q",
-            "--src-tls-verify=false",
-            "--dest-tls-verify=false",
-            source,
-            target,
-        ]
-    )
+    secure = ("--src-tls-verify=false", "--dest-tls-verify=false")
+    call(["skopeo", "copy", "-q", *secure, source, target])
 
 
-def _all(tags: Sequence[str], copy: Callable[[str], None], clients: int) -> float:
-    """Seconds until every image was copied, by so many clients side by side."""
+@dataclass
+class Spent:
+    """Seconds of each round: of wall clock, of the server's CPU, of the clients'."""
+
+    wall: list[float] = field(default_factory=list)
+    server: list[float] = field(default_factory=list)
+    clients: list[float] = field(default_factory=list)
+
+    def median(self) -> float:
+        return statistics.median(self.wall)
+
+    def detail(self, name: str) -> dict[str, float]:
+        return {
+            f"{name}, s": self.median(),
+            f"{name}, s of CPU (server)": statistics.median(self.server),
+            f"{name}, s of CPU (clients)": statistics.median(self.clients),
+        }
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _all(
+    spent: Spent, server: Server, tags: Sequence[str], copy: Callable[[str], None], clients: int
+) -> None:
+    """Copies every image, by so many clients side by side."""
     os.sync()
-    start = time.monotonic()
+    of_server, of_clients, start = server.cpu(), _children(), time.monotonic()
     with ThreadPoolExecutor(clients) as pool:
         list(pool.map(copy, tags))
-    return time.monotonic() - start
+    spent.wall.append(time.monotonic() - start)
+    spent.clients.append(_children() - of_clients)
+    spent.server.append(server.cpu() - of_server)
 
 
-def push(layout: Layout, tags: Sequence[str], server: Server, clients: int = 1) -> float:
-    """Seconds."""
-    return _all(tags, lambda tag: _copy(f"oci:{layout.path}:{tag}", server.reference(tag)), clients)
+def push(
+    spent: Spent, layout: Layout, tags: Sequence[str], server: Server, clients: int = 1
+) -> None:
+    def copy(tag: str) -> None:
+        _copy(f"oci:{layout.path}:{tag}", server.reference(tag))
+
+    _all(spent, server, tags, copy, clients)
 
 
-def pull(target: Path, tags: Sequence[str], server: Server, clients: int = 1) -> float:
-    """Seconds; into one layout, or one for each image where several write at once."""
+def pull(spent: Spent, target: Path, tags: Sequence[str], server: Server, clients: int = 1) -> None:
+    """Into one layout, or one for each image where several write at once."""
     if target.exists():
         shutil.rmtree(target)
     target.mkdir()
@@ -156,7 +133,7 @@ def pull(target: Path, tags: Sequence[str], server: Server, clients: int = 1) ->
     def copy(tag: str) -> None:
         _copy(server.reference(tag), f"oci:{target if clients == 1 else target / tag}:{tag}")
 
-    return _all(tags, copy, clients)
+    _all(spent, server, tags, copy, clients)
 
 
 def check(layout: Layout, tags: Sequence[str], target: Path) -> None:
@@ -172,87 +149,143 @@ def check(layout: Layout, tags: Sequence[str], target: Path) -> None:
                 raise RuntimeError(f"{tag}: {digest} comes out otherwise")
 
 
-@dataclass
-class Times:
-    """Seconds of each round, by what was done."""
-
-    runs: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, what: str, seconds: float) -> None:
-        self.runs.setdefault(what, []).append(seconds)
-
-    def median(self, what: str) -> float:
-        return statistics.median(self.runs[what])
+def _tags(s: Setting) -> list[str]:
+    return [image.tag for image in s.gzip.images()]
 
 
-def _round(s: Setting, name: str, times: Times, tags: Sequence[str], *, verify: bool) -> Path:
-    """Push and pull by one client, then by many, with a fresh registry; its directory."""
-    directory = s.fresh(f"registry-{name}")
-    for clients, suffix in ((1, ""), (CLIENTS, " by 16")):
-        directory = s.fresh(f"registry-{name}")
-        port = _free_port()
-        with serving(CONTENDERS[name](s, directory, port), port) as server:
-            times.add(f"push{suffix}", push(s.gzip, tags, server, clients))
-            target = s.work / "pulled"
-            times.add(f"pull{suffix}", pull(target, tags, server, clients))
-            if verify:
-                check(s.gzip, tags, target)
-    return directory
+def _serve(s: Setting, name: str, directory: Path) -> contextlib.AbstractContextManager[Server]:
+    port = free_port()
+    return serving(CONTENDERS[name](s, directory, port), port)
 
 
-def registry(s: Setting) -> list[Figure]:
-    """Push and pull with skopeo, raw and optimized; space."""
-    if not installed("skopeo") or not installed(PEER):
-        raise SystemExit(f"this section needs skopeo and {PEER} (apt install {PEER})")
-    tags = [image.tag for image in s.gzip.images()]
-    names = [name for name in CONTENDERS if name == OURS or installed(name)]
-    times = {name: Times() for name in names}
-    sizes = {}
+def _figures(s: Setting, what: str, bound: float, spent: dict[str, Spent]) -> list[Figure]:
+    """The ratio of each contender to docker-registry; ours has a bound."""
+    peer = spent[PEER]
+    return [
+        Figure(
+            f"{name}: {what}",
+            mine.median() / peer.median(),
+            bound=s.bound(bound) if name == OURS else None,
+            detail={**mine.detail(name), **peer.detail(PEER)},
+        )
+        for name, mine in spent.items()
+        if name != PEER
+    ]
+
+
+def _pushes(s: Setting, clients: int, what: str, bound: float) -> list[Figure]:
+    spent = {name: Spent() for name in _names()}
     with _on(CORES):
         for number in range(s.rounds):
-            for name in names if number % 2 else reversed(names):
-                directory = _round(s, name, times[name], tags, verify=number == 0)
-                sizes[name] = du(directory)
-        again = _optimized(s, tags)
+            for name in _turn(spent, number):
+                with _serve(s, name, s.fresh(f"registry-{name}")) as server:
+                    push(spent[name], s.gzip, _tags(s), server, clients)
+    return _figures(s, what, bound, spent)
+
+
+def _pulls(s: Setting, clients: int, what: str, bound: float) -> list[Figure]:
+    spent = {name: Spent() for name in _names()}
+    target = s.work / "pulled"
+    with _on(CORES):
+        for name in spent:
+            with _serve(s, name, s.fresh(f"registry-{name}")) as server:
+                push(Spent(), s.gzip, _tags(s), server, 2)
+        for number in range(s.rounds):
+            for name in _turn(spent, number):
+                with _serve(s, name, s.work / f"registry-{name}") as server:
+                    pull(spent[name], target, _tags(s), server, clients)
+                if not number:
+                    check(s.gzip, _tags(s), target)
+    return _figures(s, what, bound, spent)
+
+
+def _turn(spent: dict[str, Spent], number: int) -> list[str]:
+    return list(spent) if number % 2 else list(reversed(spent))
+
+
+def pushing(s: Setting) -> list[Figure]:
+    """The corpus pushed into an empty registry."""
+    return _pushes(s, 1, "push", 1.0)
+
+
+def pulling(s: Setting) -> list[Figure]:
+    """The corpus pulled, as it was pushed."""
+    return _pulls(s, 1, "pull", 1.0)
+
+
+def sixteen(s: Setting) -> list[Figure]:
+    """Both by sixteen clients side by side."""
+    out = _pushes(s, CLIENTS, f"push by {CLIENTS}", 1.1)
+    return out + _pulls(s, CLIENTS, f"pull by {CLIENTS}", 1.1)
+
+
+def _both(s: Setting) -> tuple[Path, Path]:
+    """Our registry with the corpus, optimized, and docker-registry's; made once."""
+    mine, peer = s.work / "registry-optimized", s.work / f"registry-optimized-{PEER}"
+    if not mine.exists():
+        partial = s.fresh("registry-partial")
+        for name, directory in ((OURS, partial), (PEER, peer)):
+            with _serve(s, name, directory) as server:
+                push(Spent(), s.gzip, _tags(s), server, 2)
+        call(s.ours(partial, "optimize"))
+        call(s.ours(partial, "gc"))
+        partial.rename(mine)
+    return mine, peer
+
+
+def optimized(s: Setting) -> list[Figure]:
+    """Pulls of the corpus once it is optimized: with nothing in the cache, and again."""
+    _names()
+    first, again, raw = Spent(), Spent(), Spent()
+    target = s.work / "pulled"
+    with _on(CORES):
+        mine, peer = _both(s)
+        for number in range(s.rounds):
+            shutil.rmtree(mine / "raw-cache", ignore_errors=True)
+            port = free_port()
+            with serving(ours(s, mine, port, "--raw-cache", CACHE), port) as server:
+                for spent in (first, again):
+                    pull(spent, target, _tags(s), server)
+                    if not number:
+                        check(s.gzip, _tags(s), target)
+            with _serve(s, PEER, peer) as server:
+                pull(raw, target, _tags(s), server)
+        shutil.rmtree(mine / "raw-cache", ignore_errors=True)
     out = []
-    bounds = {"push": 1.0, "pull": 1.0, "push by 16": 1.1, "pull by 16": 1.1}
-    for what, bound in bounds.items():
-        peer = times[PEER].median(what)
-        for name in names:
-            if name == PEER:
-                continue
-            mine = times[name].median(what)
-            detail = {f"{name}, s": mine, f"{PEER}, s": peer}
-            limit = s.bound(bound) if name == OURS else None
-            out.append(Figure(f"{name}: {what}", mine / peer, bound=limit, detail=detail))
-    peer = times[PEER].median("pull")
-    for what, bound in (("first", 3.0), ("again", 1.1)):
-        mine = again.median(what)
-        detail = {f"{OURS}, s": mine, f"{PEER}, s": peer}
-        name = f"{OURS}: pull, optimized, {what}"
-        out.append(Figure(name, mine / peer, bound=s.bound(bound), detail=detail))
-    space = again.median("bytes") / sizes[PEER]
-    out.append(Figure(f"{OURS}: all files after optimize", space, bound=s.bound(0.43)))
+    for what, bound, spent in (("first", 3.0, first), ("again", 1.1, again)):
+        out += _figures(s, f"pull, optimized, {what}", bound, {OURS: spent, PEER: raw})
     return out
 
 
-def _optimized(s: Setting, tags: Sequence[str]) -> Times:
-    """Pulls of the same images once they are optimized: with nothing in the cache, and again."""
-    times = Times()
-    directory = s.work / f"registry-{OURS}"
-    call(s.ours(directory, "optimize"))
-    call(s.ours(directory, "gc"))
-    times.add("bytes", du(directory))
-    for number in range(s.rounds):
-        shutil.rmtree(directory / "raw-cache", ignore_errors=True)
-        port = _free_port()
-        with serving(_ours(s, directory, port, "--raw-cache", CACHE), port) as server:
-            target = s.work / "pulled"
-            for what in ("first", "again"):
-                times.add(what, pull(target, tags, server))
-                if not number:
-                    check(s.gzip, tags, target)
-    return times
+def storage(s: Setting) -> list[Figure]:
+    """Bytes on the disk after optimize."""
+    _names()
+    mine, peer = map(du, _both(s))
+    detail = {OURS: mine, PEER: peer}
+    name = f"{OURS}: all files after optimize"
+    return [Figure(name, mine / peer, bound=s.bound(0.43), detail=detail)]
+
+
+PARTS: dict[str, Callable[[Setting], list[Figure]]] = {
+    "registry-push": pushing,
+    "registry-pull": pulling,
+    "registry-16": sixteen,
+    "registry-optimized": optimized,
+    "registry-storage": storage,
+    "registry-head": registry_load.head,
+    "registry-idle": registry_load.idle,
+    "registry-memory": registry_load.memory,
+}
+
+
+def registry(s: Setting) -> list[Figure]:
+    """All of them."""
+    out = []
+    for name, part in PARTS.items():
+        began = time.monotonic()
+        out += part(s)
+        print(f"  {name}: {time.monotonic() - began:.0f} s", flush=True)
+    return out
 
 
 @contextlib.contextmanager

@@ -84,6 +84,8 @@ def _number(value: float, unit: str) -> str:
         return f"{value:.3f} s"
     if unit in ("blobs", "images", "layers"):
         return f"{value:.0f} {unit}"
+    if unit == "a second":
+        return f"{value:.0f} a second"
     if unit in ("GB/s", "M/s"):
         return f"{value:.2f} {unit}"
     if unit == "%":

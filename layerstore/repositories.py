@@ -224,7 +224,8 @@ class Repository:
             )
 
     def mount_any(self, digest: str, may_pull: Callable[[str], bool]) -> int | None:
-        """The same from any repository that has it and that `may_pull` (asked with its name) allows."""
+        """The same from a repository near by, of a bounded number, that has it and that `may_pull`
+        (asked with its name) allows."""
         with self._content.operation() as op:
             return rules.mount_any(
                 op, self.name, digest, may_pull, self.idle, self.limits.repository_bytes

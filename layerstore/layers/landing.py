@@ -1,4 +1,4 @@
-"""Uploads on their way to be raw blobs: hashed as they come, renamed at the end, never copied.
+"""Uploads on their way to be raw blobs: hashed as they come, linked at the end, never copied.
 
 A small one becomes a row of the index instead: a file of its own would cost more than it holds.
 What is written goes to the upload's file, to its digest and to the checksums of its pieces. An upload
@@ -120,6 +120,7 @@ class Landing:
                 raise CorruptError(f"the upload {self.upload.id} has changed on the disk")
             return Staged(BlobRow(got, self.offset, media_type, inline=data)), drop
         serial = self._storage.spares.raw_serial()
+        self._hashes = None  # the last piece is closed: nothing can be added
         writer = self.upload.land(serial, hashes.pieces)
         try:
             row = BlobRow(got, self.offset, media_type, raw=serial)

@@ -8,6 +8,7 @@ means becomes readable when it is asked for by that tag.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,10 @@ from .model import Document, Index, parse_document
 if TYPE_CHECKING:
     from ..layers.content import Operation
     from ..storage.storage import Storage
+
+
+NEAR = 256
+"""Repositories that are asked for a blob when a mount does not say from which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,18 +184,23 @@ def mount_any(
     ttl: float,
     max_bytes: int | None = None,
 ) -> int | None:
-    """The same from whichever repository has it and `may_pull` allows; no other is looked at."""
+    """The same from a repository near by that has it and that `may_pull` allows. At most `NEAR` names
+    are asked, from those of the same namespace on, in their order and round: what it costs has a bound,
+    and tells nothing of what others have."""
+    space = name.rpartition("/")[0]
     with op.op.storage.index.read() as snapshot:
-        sources = [
-            source
-            for source in repositories.names(snapshot)
-            if may_pull(source) and repositories.find(snapshot, source, digest) is not None
-        ]
-    for source in sources:
-        size = mount(op, name, source, digest, ttl, max_bytes)
-        if size is not None:
-            return size
-    return None
+        behind = repositories.names(snapshot, space)
+        before = itertools.takewhile(lambda one: one <= space, repositories.names(snapshot))
+        near = itertools.islice(itertools.chain(behind, before), NEAR)
+        source = next(
+            (
+                one
+                for one in near
+                if may_pull(one) and repositories.find(snapshot, one, digest) is not None
+            ),
+            None,
+        )
+    return None if source is None else mount(op, name, source, digest, ttl, max_bytes)
 
 
 def check_manifest(data: bytes, media_type: str) -> Document:

@@ -36,7 +36,7 @@ from .. import (
 from . import blobs, health, listings, manifests, routes, uploads
 from .authentication import Authentication, scopes
 from .config import Config
-from .http import Disconnected, Failure, Receive, Request, Response, Scope, Send, document
+from .http import Disconnected, Failure, Message, Receive, Request, Response, Scope, Send, document
 from .logs import AccessLog
 from .metrics import Metrics
 from .mirror import Mirror
@@ -219,10 +219,8 @@ class Registry:
             async for piece in pieces:
                 if gone.done():
                     return
-                async with asyncio.timeout(self.config.limits.body_idle):
-                    await send(
-                        {"type": "http.response.body", "body": bytes(piece), "more_body": True}
-                    )
+                body = {"type": "http.response.body", "body": bytes(piece), "more_body": True}
+                await self._give(body, scope, send)
             await send({"type": "http.response.body", "body": b""})
         except (LayerstoreError, OSError, EOFError) as e:
             if isinstance(e, CorruptError):
@@ -235,6 +233,22 @@ class Registry:
             gone.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await gone
+
+    async def _give(self, message: Message, scope: Scope, send: Send) -> None:
+        """A piece to a client that takes it, however slowly; raises TimeoutError when it takes nothing
+        for `body_idle` seconds."""
+        unsent: Callable[[], int] = scope.get("state", {}).get("unsent", lambda: 0)
+        sending = asyncio.ensure_future(send(message))
+        try:
+            await asyncio.sleep(0)  # it begins
+            left = unsent()
+            while not (await asyncio.wait((sending,), timeout=self.config.limits.body_idle))[0]:
+                before, left = left, unsent()
+                if left >= before:
+                    raise TimeoutError
+            await sending
+        finally:
+            sending.cancel()
 
 
 @dataclass(frozen=True, slots=True)

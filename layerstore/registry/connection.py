@@ -3,13 +3,18 @@
 uvicorn waits for ever for the first request, and for the rest of one that began. Here the headers of a
 request are there within a time, and within a size, or the connection ends: 408, 431. A body that
 nobody reads any more, because its request was answered already, is taken in for the same time, so that
-the client gets to read its answer. Silence in a body that is wanted is the application's to notice; it
-finds what cuts the connection at once as `abort` in the scope's state.
+the client gets to read its answer. Silence in a body that is wanted, and a client that takes nothing,
+are the application's to notice; it finds what cuts the connection at once as `abort` in the scope's
+state, and how many bytes the client has not taken as `unsent`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import sys
+import termios
 from typing import Any
 
 import h11
@@ -17,7 +22,20 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .config import LimitsConfig
 
+GOODBYE = 2.0
+"""Seconds that a TLS client has to end its side when the server stops."""
 _LINE = {408: b"408 Request Timeout", 431: b"431 Request Header Fields Too Large"}
+
+
+def _unsent(transport: asyncio.Transport) -> int:
+    """Bytes of answers that the client has not taken: here, and in the kernel's hands."""
+    size = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.fileno() >= 0:
+        with contextlib.suppress(OSError):
+            answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+            size += int.from_bytes(answer, sys.byteorder)
+    return size
 
 
 def connection(limits: LimitsConfig) -> type[H11Protocol]:
@@ -29,7 +47,11 @@ def connection(limits: LimitsConfig) -> type[H11Protocol]:
             self._timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            self.app_state = {**self.app_state, "abort": transport.abort}
+            self.app_state = {
+                **self.app_state,
+                "abort": transport.abort,
+                "unsent": lambda: _unsent(transport),
+            }
             super().connection_made(transport)
             self._watch()
 
@@ -43,7 +65,17 @@ def connection(limits: LimitsConfig) -> type[H11Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            begun = self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]
+            if self._unattended and begun:
+                # What was answered is not all there yet, or the next header has begun behind it.
+                self._unset_keepalive_if_required()
             self._watch()
+
+        def shutdown(self) -> None:
+            """The server stops. A TLS client that says no good-bye is not waited for."""
+            super().shutdown()
+            if self.transport.is_closing():
+                self.loop.call_later(GOODBYE, self.transport.abort)
 
         def send_400_response(self, msg: str) -> None:
             if self.cycle is not None and not self.cycle.response_complete:

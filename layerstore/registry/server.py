@@ -27,6 +27,8 @@ from .metrics import Metrics
 from .mirror import Mirror
 
 BACKLOG = 512
+KEEP_ALIVE = 60
+"""Seconds that a connection may stay between two requests: its client may be busy meanwhile."""
 GONE = 300
 """Seconds after which a peer that acknowledges nothing is taken for gone."""
 
@@ -196,6 +198,7 @@ def run(
         log_level="warning",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=math.ceil(config.server.grace),
         lifespan="on",
         ssl_certfile=None if tls is None else tls.certificate,

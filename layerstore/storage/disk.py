@@ -236,6 +236,17 @@ class Disk:
         except OSError as e:
             raise translate(e, new) from e
 
+    def link(self, old: str, new: str) -> bool:
+        """A second name; False where the filesystem has none, or no more of them."""
+        self.check()
+        try:
+            os.link(old, new)
+        except OSError as e:
+            if e.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                return False
+            raise translate(e, new) from e
+        return True
+
     def unlink(self, path: str) -> None:
         os.unlink(path)
 

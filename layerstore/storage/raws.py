@@ -52,14 +52,16 @@ class RawFiles:
 
     def adopt(self, serial: int, lock: FileLock, size: int, hashes: PieceHasher) -> RawWriter:
         """A file that is there already, elsewhere on the filesystem and locked, becomes a new raw file,
-        as if it had just been written."""
+        as if it had just been written. It keeps the name that it had as well, where the filesystem can:
+        whoever dies before the commit has lost nothing."""
         path = self.path(serial)
         folder = os.path.dirname(path)
         if not os.path.isdir(folder):
             self._disk.mkdir(folder)
             self._disk.sync_dir(self.directory)
         self._disk.sync(lock.fd, lock.path)
-        self._disk.rename(lock.path, path)
+        if not self._disk.link(lock.path, path):
+            self._disk.rename(lock.path, path)
         lock.path = path
         writer = RawWriter(self._disk, path, serial, lock)
         writer.take_over(size, hashes)

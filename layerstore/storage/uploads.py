@@ -93,6 +93,7 @@ class Upload:
     def __init__(self, storage: Storage, upload_id: str, *, new: bool = False) -> None:
         self._storage = storage
         self.id = upload_id
+        self._landing = False
         self._lock = FileLock(path_of(storage, upload_id))
         if not self._lock.try_acquire(create=new):
             if os.path.exists(self._lock.path):
@@ -127,10 +128,11 @@ class Upload:
         self._storage.disk.sync(self._lock.fd, self._lock.path)
 
     def land(self, serial: int, hashes: PieceHasher) -> RawWriter:
-        """Its file becomes the raw file `serial`, of all that was written. The upload is over then,
-        but for its lease."""
+        """Its file becomes the raw file `serial`, of all that was written, and is the writer's to hold.
+        Until the commit it is the upload's as well: who dies before goes on with it."""
         writer = self._storage.raws.adopt(serial, self._lock, self.offset, hashes)
         self._lock = FileLock(path_of(self._storage, self.id))
+        self._landing = True
         return writer
 
     def close(self) -> None:
@@ -138,15 +140,19 @@ class Upload:
         self._lock.release()
 
     def end(self) -> None:
-        """Unlinks its file, if that did not become a raw file. Its lease is the caller's."""
-        if self._lock.fd < 0:
+        """Unlinks its file, which may be a raw file under another name. Its lease is the caller's, and
+        gone already where the file is not held any more."""
+        if self._lock.fd < 0 and not self._landing:
             return
+        self._landing = False
         with contextlib.suppress(FileNotFoundError):
             self._storage.disk.unlink(self._lock.path)
         self._lock.release()
 
     def discard(self) -> None:
         """Drops it with all that was written."""
+        if self._landing and not self._lock.try_acquire(create=False):
+            return  # somebody has gone on with it, since it did not become a blob
         if self._lock.fd < 0:
             return
         self.end()
@@ -207,8 +213,11 @@ def reclaim(storage: Storage) -> int:
             # Locked first, then looked: an upload that begins has its lease before it lets go.
             if _leased(storage, name):
                 continue
-            freed += os.fstat(lock.fd).st_blocks * 512
-            storage.disk.unlink(lock.path)
+            there = os.fstat(lock.fd)
+            if there.st_nlink == 1:  # else it is a raw file as well
+                freed += there.st_blocks * 512
+            with contextlib.suppress(FileNotFoundError):  # its blob has just been committed
+                storage.disk.unlink(lock.path)
         finally:
             lock.release()
     return freed

@@ -3,6 +3,7 @@ answered 201 may be missing, and every pull is exact.
 
     python tests/registry/soak.py race SECONDS      aimed races with gc
     python tests/registry/soak.py kill TIMES        kill -9 of the server in the middle of pushes
+    python tests/registry/soak.py slow SECONDS      clients at 1 KB/s, and such as vanish
 
 Prints what it did as JSON. It is a program, so that it can run for as long as somebody likes.
 """
@@ -15,7 +16,10 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,12 +33,23 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 PUSHERS = 4
-KEPT = 20
-"""Images that stay of each pusher; what is older is deleted, so that gc has work."""
+KEPT = 10
+"""Images that stay of each pusher; others are deleted, so that gc has work."""
+IDLE = 12.0
+"""Seconds that a promise holds in the race: short, so that promises end while somebody asks anew. A
+push that takes longer than three quarters of it may rightly find that its blob is gone."""
+SHARED = 60
+"""Blobs that images of all pushers have in common: more than the images that stay can name."""
 
 
 class Refused(Exception):
     """An answer that is none of those that were expected."""
+
+    @property
+    def status(self) -> int:
+        """The answer's, which stands in the words."""
+        found = re.search(r"\b[2-5]\d\d\b", str(self))
+        return int(found[0]) if found else 0
 
 
 def digest_of(data: bytes) -> str:
@@ -140,10 +155,16 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
     blob that another image has just lost is put, asked for, or mounted in the same moment."""
     end = time.monotonic() + seconds
     lost: list[str] = []
-    counts = {"images": 0, "pulls": 0, "gc": 0, "removed": 0, "reused": 0}
+    counts = {"images": 0, "pulls": 0, "gc": 0, "removed": 0, "reused": 0, "mounted": 0, "late": 0}
     mutex = threading.Lock()
     hurry = threading.Event()
-    shared = [random.Random(n).randbytes(random.Random(n).randrange(1, 300_000)) for n in range(12)]
+    shared = [
+        random.Random(n).randbytes(random.Random(n).randrange(1, 300_000)) for n in range(SHARED)
+    ]
+
+    def count(what: str) -> None:
+        with mutex:
+            counts[what] += 1
 
     def collector() -> None:
         try:
@@ -155,47 +176,65 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
                     # Now, when a pusher says that it has just been answered; else soon.
                     hurry.wait(0.005)
                     hurry.clear()
-        except layerstore.LayerstoreError as e:
-            lost.append(f"gc: {e}")
+        except (layerstore.LayerstoreError, OSError) as e:
+            lost.append(f"gc: {type(e).__name__} {e}")
+
+    def reuse(client: Client, name: str, other: str, data: bytes) -> None:
+        """A blob that may be there already, in this repository or in another, and may just be going: a
+        yes is a promise."""
+        digest = digest_of(data)
+        if client("HEAD", f"/v2/{name}/blobs/{digest}")[0] == 200:
+            count("reused")
+            return
+        status, headers, _ = client(
+            "POST", f"/v2/{name}/blobs/uploads/?mount={digest}&from={other}"
+        )
+        if status == 201:
+            count("mounted")
+            return
+        if status != 202:
+            raise Refused(f"mount: {status}")
+        finish_blob(client, headers["location"], data, 0, digest)
 
     def pusher(number: int, port: int) -> None:
         source = random.Random(seed * 1000 + number)
         client, name = Client(port), f"soak/p{number}"
         there: list[tuple[str, bytes, list[bytes]]] = []
-        count = 0
+        serial = 0
         try:
             while time.monotonic() < end and not lost:
-                count += 1
-                config = b'{"n":%d,"p":%d}' % (count, number)
+                serial += 1
+                began = time.monotonic()
+                config = b'{"n":%d,"p":%d}' % (serial, number)
                 layers = [source.randbytes(source.choice((10, 5000, 200_000)))]
                 layers.append(source.choice(shared))
-                for data in (config, *layers):
-                    if data in shared:
-                        # What may just be going: a yes is a promise.
-                        status, _, _ = client("HEAD", f"/v2/{name}/blobs/{digest_of(data)}")
-                        if status == 200:
-                            with mutex:
-                                counts["reused"] += 1
-                            hurry.set()
-                            continue
-                    push_blob(client, name, data)
-                    hurry.set()
-                if source.random() < 0.5:
-                    time.sleep(source.random() * 0.02)
+                other = f"soak/p{source.randrange(PUSHERS)}"
                 manifest = manifest_of(config, layers)
-                status, _, said = client(
-                    "PUT", f"/v2/{name}/manifests/t{count}", manifest, content_type=MANIFEST
-                )
-                if status != 201:
-                    raise Refused(f"{name}:t{count}: manifest refused, {status} {said[:300]!r}")
+                try:
+                    for data in (config, *layers):
+                        if data in shared:
+                            reuse(client, name, other, data)
+                        else:
+                            push_blob(client, name, data)
+                        hurry.set()
+                    if source.random() < 0.5:
+                        time.sleep(source.random() * 0.02)
+                    status, _, said = client(
+                        "PUT", f"/v2/{name}/manifests/t{serial}", manifest, content_type=MANIFEST
+                    )
+                    if status != 201:
+                        raise Refused(f"{name}:t{serial}: manifest {status} {said[:300]!r}")
+                except Refused as e:
+                    if e.status == 404 and time.monotonic() - began > IDLE / 2:
+                        count("late")  # what was promised, was promised for so long
+                        continue
+                    raise
                 hurry.set()
-                there.append((f"t{count}", manifest, [config, *layers]))
-                with mutex:
-                    counts["images"] += 1
+                there.append((f"t{serial}", manifest, [config, *layers]))
+                count("images")
                 tag, document, blobs = source.choice(there)
                 check_image(client, name, tag, document, blobs)
-                with mutex:
-                    counts["pulls"] += 1
+                count("pulls")
                 if len(there) > KEPT:
                     _, document, _ = there.pop(source.randrange(len(there)))
                     client("DELETE", f"/v2/{name}/manifests/{digest_of(document)}")
@@ -204,7 +243,7 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
         except (Refused, OSError, http.client.HTTPException) as e:
             lost.append(f"{name}: {type(e).__name__} {e}")
 
-    with serving(store, "--workers", "2") as (process, port):
+    with serving(store, "--workers", "2", "--idle", f"{IDLE:.0f}") as (process, port):
         threads = [threading.Thread(target=collector)]
         threads += [threading.Thread(target=pusher, args=(n, port)) for n in range(PUSHERS)]
         for thread in threads:
@@ -215,14 +254,16 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
         process.wait(60)
     with layerstore.open(store) as opened:
         whole = opened.check(full=True).ok
-    return {**counts, "lost": lost, "whole": whole}
+    leaked = len(os.listdir(os.path.join(store, "uploads")))
+    return {**counts, "lost": lost, "leaked uploads": leaked, "whole": whole}
 
 
 def kill(times: int, store: str, seed: int = 1) -> dict[str, object]:
     """Kills the server at a random moment of a push, starts it again, goes on with the upload."""
     source = random.Random(seed)
     answered: dict[str, bytes] = {}
-    resumed = restarted = killed = 0
+    images: dict[str, tuple[bytes, list[bytes]]] = {}
+    resumed = restarted = finished = killed = 0
     lost: list[str] = []
     pending: tuple[str, bytes] | None = None
     while killed < times:
@@ -241,6 +282,8 @@ def kill(times: int, store: str, seed: int = 1) -> dict[str, object]:
                     except Refused:
                         push_blob(client, "soak/kill", data)
                         restarted += 1
+                elif client("HEAD", f"/v2/soak/kill/blobs/{digest_of(data)}")[0] == 200:
+                    finished += 1  # the answer was lost, not the blob
                 else:
                     push_blob(client, "soak/kill", data)
                     restarted += 1
@@ -250,6 +293,11 @@ def kill(times: int, store: str, seed: int = 1) -> dict[str, object]:
                 status, _, got = client("GET", f"/v2/soak/kill/blobs/{digest}")
                 if status != 200 or got != answered[digest]:
                     lost.append(digest)
+            for tag in source.sample(sorted(images), min(2, len(images))):
+                try:
+                    check_image(client, "soak/kill", tag, *images[tag])
+                except Refused as e:
+                    lost.append(str(e))
             timer = threading.Timer(source.random() * 0.3, process.kill)
             timer.start()
             try:
@@ -262,6 +310,19 @@ def kill(times: int, store: str, seed: int = 1) -> dict[str, object]:
                     digest = finish_blob(client, headers["location"], data, 0, digest_of(data))
                     answered[digest] = data
                     pending = None
+                    if source.random() < 0.3:
+                        blobs = [answered[one] for one in source.sample(sorted(answered), 1)]
+                        manifest = manifest_of(data, blobs)
+                        tag = f"t{len(images)}"
+                        status, _, said = client(
+                            "PUT",
+                            f"/v2/soak/kill/manifests/{tag}",
+                            manifest,
+                            content_type=MANIFEST,
+                        )
+                        if status != 201:
+                            raise Refused(f"{tag}: manifest refused, {status} {said[:300]!r}")
+                        images[tag] = manifest, [data, *blobs]
             except (OSError, http.client.HTTPException):
                 killed += 1
             timer.join()
@@ -274,19 +335,153 @@ def kill(times: int, store: str, seed: int = 1) -> dict[str, object]:
                         lost.append(digest)
             except layerstore.LayerstoreError as e:
                 lost.append(f"{digest}: {e}")
+        for tag, (manifest, _) in images.items():
+            try:
+                if repository.manifest_bytes(repository.manifest(tag).digest) != manifest:
+                    lost.append(tag)
+            except layerstore.LayerstoreError as e:
+                lost.append(f"{tag}: {e}")
         opened.gc()
         whole = opened.check(full=True).ok
-    counts = {"killed": killed, "answered": len(answered), "resumed": resumed}
+    counts: dict[str, object] = {"killed": killed, "answered": len(answered), "resumed": resumed}
+    counts |= {"manifests": len(images), "finished unheard": finished}
     return {**counts, "begun anew": restarted, "lost": lost, "whole": whole}
+
+
+class Crowd:
+    """Clients that take or give a kilobyte a second, or as fast as they can, and vanish at random."""
+
+    def __init__(self, port: int, digest: str, size: int) -> None:
+        self._port = port
+        self._digest = digest
+        self._size = size
+        self.over = threading.Event()
+        self.vanished = 0
+        self._mutex = threading.Lock()
+
+    def _vanish(self, connection: socket.socket, source: random.Random) -> None:
+        if source.random() < 0.5:  # without a word: what it has not read is lost
+            linger = struct.pack("ii", 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        connection.close()
+        with self._mutex:
+            self.vanished += 1
+
+    def client(self, number: int) -> None:
+        """One after the other, until it is over."""
+        source = random.Random(number)
+        while not self.over.is_set():
+            pulls, slow = source.random() < 0.5, number % 2 == 0
+            end = time.monotonic() + source.uniform(0.0, 4.0 if slow else 0.05)
+            connection = socket.create_connection(("127.0.0.1", self._port), timeout=0.25)
+            try:
+                (self._pull if pulls else self._push)(connection, source, end, slow)
+            except OSError:
+                pass  # it was too slow for a buffer in between
+            finally:
+                self._vanish(connection, source)
+
+    def _pull(
+        self, connection: socket.socket, source: random.Random, end: float, slow: bool
+    ) -> None:
+        path = f"/v2/slow/there/blobs/{self._digest}"
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        while time.monotonic() < end:
+            if slow and self.over.wait(0.25):
+                return
+            connection.recv(256 if slow else 1 << 16)
+
+    def _push(
+        self, connection: socket.socket, source: random.Random, end: float, slow: bool
+    ) -> None:
+        client = Client(self._port)
+        with contextlib.closing(client):
+            status, headers, _ = client("POST", "/v2/slow/up/blobs/uploads/")
+        if status != 202:
+            raise Refused(f"POST: {status}")
+        head = f"PATCH {headers['location']} HTTP/1.1\r\nHost: x\r\n"
+        if source.random() < 0.3:  # all at once: nothing of it stays when it breaks
+            head = f"POST /v2/slow/up/blobs/uploads/?digest={self._digest} HTTP/1.1\r\nHost: x\r\n"
+        connection.sendall(f"{head}Content-Length: {self._size}\r\n\r\n".encode())
+        while time.monotonic() < end:
+            if slow and self.over.wait(0.25):
+                return
+            connection.sendall(bytes(256 if slow else 1 << 16))
+
+
+def slow(seconds: float, store: str, clients: int = 24) -> dict[str, object]:
+    """A client that behaves, beside a crowd that does not. At the end nothing is held of the crowd."""
+    idle = 2.0
+    source = random.Random(1)
+    large = source.randbytes(8 << 20)
+    took: list[float] = []
+    with serving(store, "--idle", f"{idle:.0f}") as (process, port):
+        client = Client(port)
+        there = push_blob(client, "slow/there", large)
+        config = b"{}"
+        push_blob(client, "slow/there", config)
+        manifest = manifest_of(config, [large])
+        path = "/v2/slow/there/manifests/v1"
+        if client("PUT", path, manifest, content_type=MANIFEST)[0] != 201:
+            raise Refused("the manifest")
+
+        def held() -> tuple[int, int]:
+            """Requests in flight but for this one, and files that the server has open."""
+            said = client("GET", "/metrics")[2].decode()
+            flying = said.partition("\nlayerstore_requests_in_flight ")[2].partition("\n")[0]
+            return int(flying) - 1, len(os.listdir(f"/proc/{process.pid}/fd"))
+
+        before = held()
+        crowd = Crowd(port, there, len(large))
+        threads = [threading.Thread(target=crowd.client, args=(n,)) for n in range(clients)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + seconds
+        try:
+            while time.monotonic() < end:
+                data = source.randbytes(200_000)
+                began = time.monotonic()
+                digest = push_blob(client, "slow/good", data)
+                status, _, got = client("GET", f"/v2/slow/good/blobs/{digest}")
+                took.append(time.monotonic() - began)
+                if status != 200 or got != data:
+                    raise Refused(f"GET: {status}")
+                time.sleep(0.02)
+        finally:
+            crowd.over.set()
+            for thread in threads:
+                thread.join()
+        deadline = time.monotonic() + 20
+        while (after := held()) > before and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    time.sleep(idle + 0.5)
+    with layerstore.open(store) as opened:
+        opened.gc()
+        whole = opened.check(full=True).ok
+    leaked = len(os.listdir(os.path.join(store, "uploads")))
+    lost = [f"held: {after}, not {before}"] if after > before else []
+    return {
+        "served": len(took),
+        "slowest, s": round(max(took), 3),
+        "vanished": crowd.vanished,
+        "leaked uploads": leaked,
+        "lost": lost,
+        "whole": whole,
+    }
 
 
 def main() -> None:
     what, number = sys.argv[1], float(sys.argv[2])
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as directory:
         store = os.path.join(directory, "store")
-        report = race(number, store) if what == "race" else kill(int(number), store)
+        report = {"race": race, "slow": slow, "kill": lambda n, s: kill(int(n), s)}[what](
+            number, store
+        )
     print(json.dumps(report, indent=1))
-    sys.exit(1 if report["lost"] or not report["whole"] else 0)
+    bad = report["lost"] or report.get("leaked uploads") or not report["whole"]
+    sys.exit(1 if bad else 0)
 
 
 if __name__ == "__main__":

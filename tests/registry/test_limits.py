@@ -155,6 +155,41 @@ def test_a_client_that_takes_nothing_does_not_hold_a_blob(store):
     assert cut == [True]
 
 
+def test_a_client_that_takes_little_is_waited_for(store):
+    """A piece takes five times as long as silence may last; what is left gets less all the while."""
+    registry = Registry(store, Config(limits=LimitsConfig(body_idle=0.1)))
+    data = os.urandom(1_500_000)
+    digest = push(Client(registry), data)
+    left = [0]
+    got, asked = bytearray(), []
+
+    async def ask() -> None:
+        async def send(message) -> None:
+            left[0] = len(message.get("body", b""))
+            while left[0] > 0:
+                await asyncio.sleep(0.05)
+                left[0] -= 60_000
+            got.extend(message.get("body", b""))
+
+        async def receive():
+            if not asked:
+                asked.append(True)
+                return {"type": "http.request", "body": b"", "more_body": False}
+            await asyncio.Event().wait()
+
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": f"/v2/a/b/blobs/{digest}",
+            "headers": [],
+            "state": {"abort": lambda: pytest.fail("cut"), "unsent": lambda: left[0]},
+        }
+        await asyncio.wait_for(registry(scope, receive, send), 20)
+
+    asyncio.run(ask())
+    assert got == data
+
+
 def test_a_client_that_goes_away_ends_the_reading(store):
     registry = Registry(store)
     digest = push(Client(registry), os.urandom(8 << 20))
