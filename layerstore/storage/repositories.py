@@ -193,12 +193,13 @@ def named(snapshot: Snapshot, name: str) -> set[bytes]:
 def expire(storage: Storage) -> None:
     """Lets go the manifests whose ttl has run out, then the blobs of which that is true and that no
     manifest of their repository names."""
-    older, manifests, _ = _over(storage)
+    older, manifests, blobs = _over(storage)
     for at in range(0, len(older), SLICE):
         _restart(storage, older[at : at + SLICE])
     for key in manifests:
         storage.index.update(functools.partial(_expire_manifest, key))
-    blobs = _over(storage)[2]
+    if manifests:  # what only they named
+        blobs = _over(storage)[2]
     for at in range(0, len(blobs), SLICE):
         _expire(storage, blobs[at : at + SLICE])
 
