@@ -45,11 +45,11 @@ def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def fill(store: layerstore.Store) -> list[list[dict[str, str]]]:
+def fill(store: layerstore.Store, count: int = DIGESTS) -> list[list[dict[str, str]]]:
     """What is asked for: of the one that others have, and of that which nobody has."""
     mine, theirs = store.repository("mine/app"), store.repository("secret/app")
     out: list[list[dict[str, str]]] = [[], []]
-    for number in range(DIGESTS):
+    for number in range(count):
         mine.put_blob(os.urandom(500))
         blob = theirs.put_blob(os.urandom(500)).digest
         data = b'{"schemaVersion":2,"mediaType":"%s","manifests":[],"annotations":{"n":"%d"}}' % (
