@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import tempfile
 import threading
 import time
 import urllib.request
@@ -88,7 +89,11 @@ def test_when_the_one_that_fetches_is_killed_another_goes_on(tmp_path, upstream,
             results = [pool.submit(client, n) for n in range(12)]
             assert half.wait(60)
             time.sleep(0.5)
-            claims = [p for d in Path("/tmp").glob("layerstore-serve-*") for p in d.glob("*.claim")]
+            claims = [
+                p
+                for d in Path(tempfile.gettempdir()).glob("layerstore-serve-*")
+                for p in d.glob("*.claim")
+            ]
             owners = {pid for pid in children(process.pid) if holds(pid, claims)}
             assert len(owners) == 1
             upstream.odd = lambda handler, seen: False
