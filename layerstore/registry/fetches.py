@@ -67,7 +67,8 @@ class Fetch:
             self._follow()
             try:
                 # Whoever had the claim before may have brought it.
-                if not (self._claim.shared and self._repository.blob_size(self._digest)):
+                known = self._repository.blob_size(self._digest) if self._claim.shared else None
+                if known is None:
                     self._bring()
             finally:
                 self._claim.release()
