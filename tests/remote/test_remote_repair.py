@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from oci import oci_make as make
-from oci.test_oci_repair import damage
 
 import layerstore
 from layerstore import RemoteOptions
@@ -16,11 +15,20 @@ LAYER = make.tar({"a": os.urandom(400_000)})
 QUICK = RemoteOptions(timeout=10.0, tries=2)
 
 
+def damage(folder: Path) -> None:
+    """Turns bytes over in the largest file of a folder."""
+    path = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    os.chmod(path, 0o600)
+    with open(path, "r+b") as f:
+        f.seek(path.stat().st_size // 2)
+        f.write(b"damage")
+
+
 def broken(tmp_path: Path, image: make.Image, folder: str, **more: bool) -> layerstore.Store:
     """A store with the image `app:1`, of which a file is damaged, and known to be."""
     store = layerstore.open(tmp_path / "s")
     store.import_image(f"oci:{make.layout(tmp_path / 'in', (image, {}))}", "app:1", **more)
-    damage(tmp_path / "s", folder)
+    damage(tmp_path / "s" / folder)
     assert not store.check(full=True).ok
     return store
 
