@@ -219,7 +219,7 @@ class Registry:
             async for piece in pieces:
                 if gone.done():
                     return
-                body = {"type": "http.response.body", "body": bytes(piece), "more_body": True}
+                body = {"type": "http.response.body", "body": _bytes(piece), "more_body": True}
                 await self._give(body, scope, send)
             await send({"type": "http.response.body", "body": b""})
         except (LayerstoreError, OSError, EOFError) as e:
@@ -249,6 +249,14 @@ class Registry:
             await sending
         finally:
             sending.cancel()
+
+
+def _bytes(piece: bytes | memoryview) -> bytes:
+    """A piece as a server wants it; what was read as one is not copied."""
+    if isinstance(piece, memoryview) and type(piece.obj) is bytes and piece.contiguous:
+        whole: bytes = piece.obj
+        return whole if piece.nbytes == len(whole) else bytes(piece)
+    return bytes(piece)
 
 
 @dataclass(frozen=True, slots=True)

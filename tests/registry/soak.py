@@ -38,7 +38,7 @@ KEPT = 10
 IDLE = 12.0
 """Seconds that a promise holds in the race: short, so that promises end while somebody asks anew. A
 push that takes longer than three quarters of it may rightly find that its blob is gone."""
-SHARED = 60
+SHARED = 40
 """Blobs that images of all pushers have in common: more than the images that stay can name."""
 
 

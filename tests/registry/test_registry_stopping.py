@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from cli.small_images import BASE, TOP, Layout
 from registry import soak
 from registry.soak import Client as Http
 from registry.soak import digest_of, push_blob
-from registry.test_registry_operation import awaited, children
+from registry.test_registry_operation import awaited, children, samples
 from registry.test_registry_server import SERVE, serving, serving_with, skopeo, url_of
 from registry.test_registry_wire import answers, connect
 
@@ -164,6 +165,29 @@ def test_optimize_now_does_not_wait_for_idleness(tmp_path):
     assert "Traceback" not in said.read_text()
     want = skopeo("inspect", "--raw", f"oci:{layout.path}:1")
     assert skopeo("inspect", "--raw", f"oci:{tmp_path / 'back'}:1") == want
+
+
+@pytest.mark.parametrize("rude", [False, True])
+def test_the_blob_of_a_client_that_vanished_is_not_read_on(tmp_path, rude):
+    """The server goes on in silence when the connection is gone: who sends has to look."""
+    data = os.urandom(2 * LARGE)
+    with serving(tmp_path / "store") as (_, url):
+        client = Http(port_of(url))
+        digest = push_blob(client, "a/b", data)
+        with connect(url) as connection:
+            # Little fits between the two, so that the server cannot be done before it notices.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            connection.sendall(f"GET /v2/a/b/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+            if rude:
+                linger = struct.pack("ii", 1, 0)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+        def counted():
+            found = samples(client("GET", "/metrics")[2].decode())
+            return found if found["layerstore_requests_in_flight"] == 1 else None
+
+        assert awaited(counted)["layerstore_sent_bytes_total"] < LARGE
 
 
 def test_slow_and_vanishing_clients_hold_nothing(tmp_path):
