@@ -49,6 +49,8 @@ class Model:
     history: int
     ahead: int
     span: int
+    superseded: bool
+    """Another one does the same with fewer corrections: this is for recipes that are there."""
 
 
 @cache
@@ -58,7 +60,9 @@ def _models() -> dict[int, Model]:
     number = 0
     while lib.ls_respan_model(number, facts):
         name = ffi.string(facts.name).decode()
-        out[facts.id] = Model(facts.id, name, facts.history, facts.ahead, facts.span)
+        out[facts.id] = Model(
+            facts.id, name, facts.history, facts.ahead, facts.span, bool(facts.superseded)
+        )
         number += 1
     return out
 
@@ -160,9 +164,11 @@ class Decoder:
     """A gzip blob in, spans out. Serves one thread at a time. Memory: that of the spans not released,
     each as large as its content and four bytes a token, at most 40 MiB."""
 
-    def __init__(self, span: int = SPAN) -> None:
-        """`span`: bytes of content wanted in a span, at most 4 MiB; may be set at any time."""
+    def __init__(self, span: int = SPAN, first: int = 0) -> None:
+        """`span`: bytes of content wanted in a span, at most 8 MiB; may be set at any time. `first`: in
+        the first one, if that is to be another."""
         self.span = span
+        self._first = first or span
         self.content_size = 0
         self.trailing = 0
         """Bytes behind the last member that are no zeros."""
@@ -200,7 +206,7 @@ class Decoder:
             result = lib.ls_tokens_feed(
                 self._machine,
                 self._arrays.struct,
-                self.span,
+                self.span if self._number else self._first,
                 source + at,
                 len(data) - at,
                 last,
@@ -319,6 +325,11 @@ def mispredicted(span: Span, following: Span | None, model: Model) -> int:
     return found
 
 
+def follows(model: Model) -> bool:
+    """Whether the last analysis of this thread with this model found no token that it mispredicts."""
+    return not lib.ls_respan_mispredicted(_work.state(model))
+
+
 def telling(span: Span) -> int:
     """How much a span tells of its encoder: tokens that chose between literals and matches, about.
     Bytes that are stored, or literals throughout, or one long run, tell nothing."""
@@ -343,7 +354,8 @@ def candidates(first: Span, header: bytes | None = None) -> list[Model]:
     header = first.header if header is None else header
     families: dict[str, list[Model]] = {"zlib": [], "go": [], "fast": [], "kp": [], "": []}
     for m in models():
-        families[_family(m.id)].append(m)
+        if not m.superseded:
+            families[_family(m.id)].append(m)
     tokens, size, shortest, flushes = _first_block(s)
     go_like = len(header) >= 10 and header[9] == 255
     klauspost = go_like and header[4:8] == b"\x00\x09\x6e\x88"
@@ -359,8 +371,8 @@ def candidates(first: Span, header: bytes | None = None) -> list[Model]:
         for family in families.values():
             family.sort(key=lambda m: m.id % 10 != level)
     if flushes:
-        # Of zlib's relatives only pigz flushes by itself; zlib's own models come close to it.
-        families["zlib"].sort(key=lambda m: not (110 < m.id < 120 or m.id > 150))
+        # Of zlib's relatives only pigz and `--rsyncable` flush by themselves; zlib's own come close.
+        families["zlib"].sort(key=lambda m: m.id < 150)
     order = sorted(families, key=lambda name: -votes[name])
     return [m for name in order for m in families[name]]
 

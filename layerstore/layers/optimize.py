@@ -46,9 +46,15 @@ MAX_CORRECTIONS = 0.02
 """Share of the blob that corrections may take, by default."""
 SMALL = 1024
 """Bytes that a recipe may have in any case: a file takes more."""
-FIRST_SPAN = 256 << 10
-"""Content of the first span: so long a reader waits for the first byte."""
+FIRST_SPAN = 4 * 65535
+"""Content of the first span: so long a reader waits for the first byte. Four chunks of the encoders
+that work in such: what follows then is begun with all that came before."""
+FAST_FIRST_SPAN = 25 * 65535
+"""The same of an encoder that is fast."""
+FAST = frozenset((304, 305, 306, 354, 355, 356))
+"""Models of klauspost/compress that make that much in about 10 ms, and rest on a few chunks only."""
 SPAN = 1 << 20
+"""Content of the next ones, as long as no model is chosen."""
 TELLING = 4096
 """`recipes.telling` of the spans that a model is chosen by, at least, if the blob has such."""
 LOOK_AHEAD = 64 << 20
@@ -78,6 +84,16 @@ class Outcome:
     blob: OptimizedBlob
     freed: int = 0
     written: int = 0
+
+
+def first_span(model: recipes.Model) -> int:
+    """Content of the first span."""
+    return FAST_FIRST_SPAN if model.id in FAST else FIRST_SPAN
+
+
+def decoder_for(model: recipes.Model) -> recipes.Decoder:
+    """Gives the spans that suit a model."""
+    return recipes.Decoder(max(SPAN, model.span), first_span(model))
 
 
 class Stopped(Exception):
@@ -462,7 +478,12 @@ class _Analysis:
         self._likely = likely
         self._size = size
         self._allowed = limits.allowed(size)
-        self._decoder = recipes.Decoder(FIRST_SPAN)
+        self._decoder = recipes.Decoder(SPAN, FIRST_SPAN)
+        self._fed = 0
+        """Bytes of the blob that the decoder was given."""
+        self._given = 0
+        """Bytes of content that went out."""
+        self._ended = False
         self._spans: deque[recipes.Span] = deque()
         """Decoded, and not handed to the pool yet."""
         self._busy: deque[tuple[recipes.Span, Future[bytes | None]]] = deque()
@@ -474,7 +495,10 @@ class _Analysis:
         data that is damaged, LimitError."""
         for piece in self._blob:
             for at in range(0, len(piece), FEED):
-                yield from self._take(self._decoder.feed(piece[at : at + FEED]))
+                part = piece[at : at + FEED]
+                self._fed += len(part)
+                yield from self._take(self._decoder.feed(part))
+        self._ended = True
         yield from self._take(self._decoder.finish())
         trailing = self._decoder.trailing
         if trailing:
@@ -484,31 +508,59 @@ class _Analysis:
                 offset=offset,
                 reason="trailing bytes",
             )
-        if self._recipe is None:
-            self._choose()
+        if self._recipe is None and self._choose_cuts():
+            self._spans.extend(self._cut_again())
         while self._spans:
             self._submit(self._spans.popleft(), self._spans[0] if self._spans else None)
         while self._busy:
             self._collect()
 
     def _take(self, spans: list[recipes.Span]) -> Iterator[memoryview]:
-        for span in spans:
-            if span.number == 0:
-                self._decoder.span = SPAN
+        waiting = deque(spans)
+        while waiting:
+            span = waiting.popleft()
             if span.offset + span.size > self._limits.inflate:
                 raise LimitError(f"the layer inflates to more than {self._limits.inflate} bytes")
             self._spans.append(span)
-            if span.size:
-                yield span.content
+            fresh = span.offset + span.size - self._given
+            if fresh > 0:
+                self._given += fresh
+                yield span.content[-fresh:]
             if self._recipe is None and len(self._spans) > 2:
-                self._choose()
-            if self._recipe is not None:
+                if self._choose_cuts():
+                    waiting = deque(self._cut_again())
+            elif self._recipe is not None:
                 while len(self._spans) > 1:
                     self._submit(self._spans.popleft(), self._spans[0])
                 while len(self._busy) > self._workers:
                     self._collect()
 
-    def _choose(self) -> None:
+    def _choose_cuts(self) -> bool:
+        """Chooses the model; whether it wants other spans than there are."""
+        model = self._choose()
+        if len(self._spans) < 2:
+            return False
+        return first_span(model) > FIRST_SPAN or (len(self._spans) > 2 and model.span > SPAN)
+
+    def _cut_again(self) -> Iterator[recipes.Span]:
+        """What was decoded so far, in spans as long as suits the model. Each costs some bytes, and more
+        than that where the encoder knew more than the model's history."""
+        assert self._recipe is not None
+        for span in self._spans:
+            span.release()
+        self._spans.clear()
+        self._decoder = decoder_for(self._recipe.model)
+        left = self._fed
+        for piece in self._again():
+            for at in range(0, min(left, len(piece)), FEED):
+                yield from self._decoder.feed(piece[at : min(at + FEED, left)])
+            left -= min(left, len(piece))
+            if not left:
+                break
+        if self._ended:
+            yield from self._decoder.finish()
+
+    def _choose(self) -> recipes.Model:
         """The model with the fewest corrections on the first two spans (the first one is short), or,
         where they tell little of their encoder, on one behind them that tells more."""
         first, *more = self._spans
@@ -523,20 +575,22 @@ class _Analysis:
         least = sum(span.size for span, _ in probes) + SMALL
         for model in recipes.candidates(probes[0][0], first.header):
             total = 0
+            follows = told >= TELLING
             for span, behind in probes:
                 cost = recipes.analyse(span, behind, model, max(0, least - total))
                 if cost is None:
                     break
                 total += len(cost)
+                follows &= recipes.follows(model)
             else:
                 if best is None or total < least:
                     best, least = model, total
-                    if total <= recipes.ENOUGH and told >= TELLING:
+                    if total <= recipes.ENOUGH and follows:
                         break
         if best is None:
             raise _GivenUp("no model of an encoder fits it", self._likely, -1)
         self._recipe = recipes.Recipe(best)
-        self._decoder.span = max(SPAN, best.span)
+        return best
 
     def _look_ahead(self, told: int) -> _Probe | None:
         """The first span that tells enough, else the one that tells most, if that is more than `told`;
