@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.report import Figure
 from benchmarks.setting import Setting
 from layerstore.core import recipe as recipes
-from layerstore.layers.optimize import FEED, FIRST_SPAN, SPAN, decoder_for
+from layerstore.layers.analysis import FEED, FIRST_SPAN, SPAN, decoder_for
 
 STRETCH = 4 << 20
 STRETCHES = 8

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import layerstore
 from layerstore.core import recipe
-from layerstore.layers.optimize import SPAN, decoder_for
+from layerstore.layers.analysis import SPAN, decoder_for
 
 LARGE = 64 << 10
 """Bytes of a blob from which on the share of its recipe means something."""
