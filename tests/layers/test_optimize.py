@@ -189,7 +189,7 @@ def test_damaged_gzip_is_given_back_and_not_tried_again(
     with pytest.raises(InvalidInputError) as caught:
         list(layer_entries(content, digest))
     assert "byte" in caught.value.message
-    monkeypatch.setattr(room, "_Analysis", None)
+    monkeypatch.setattr(room, "Analysis", None)
     (again,) = run(content)
     assert again.blob == outcome.blob
     stores.clean(content)
@@ -247,7 +247,7 @@ def test_the_limit_decides_and_another_limit_tries_again(
     (outcome,) = run(content, max_corrections=0.001)
     assert outcome.blob.result == "raw"
     monkeypatch.undo()
-    monkeypatch.setattr(room, "_Analysis", None)
+    monkeypatch.setattr(room, "Analysis", None)
     (outcome,) = run(content, max_corrections=0.0)
     assert outcome.blob.result == "raw"
     monkeypatch.undo()
