@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.report import Figure
 from benchmarks.setting import Setting
 from layerstore.core import recipe as recipes
-from layerstore.layers.optimize import FEED, FIRST_SPAN, SPAN
+from layerstore.layers.analysis import FEED, FIRST_SPAN, SPAN, decoder_for
 
 STRETCH = 4 << 20
 STRETCHES = 8
@@ -55,21 +55,21 @@ def sample(s: Setting) -> bytes:
 
 def recipe_of(blob: bytes) -> recipes.Recipe:
     """What `optimize` would record. Raises when no model fits, or corrections outgrow it."""
-    decoder = recipes.Decoder(FIRST_SPAN)
-    spans: list[recipes.Span] = []
-    recipe: recipes.Recipe | None = None
-    for at in range(0, len(blob), FEED):
-        spans += decoder.feed(blob[at : at + FEED])
-        if recipe is None and spans:
-            decoder.span = SPAN
-        if recipe is None and len(spans) > 1:
-            best = recipes.choose(spans[0], spans[1], len(blob) // 50)
-            if best is None:
-                raise RuntimeError("no model fits")
-            recipe = recipes.Recipe(best[0])
-            decoder.span = max(SPAN, best[0].span)
-    spans += decoder.finish()
-    assert recipe is not None
+
+    def spans_of(decoder: recipes.Decoder, most: int) -> list[recipes.Span]:
+        spans: list[recipes.Span] = []
+        for at in range(0, len(blob), FEED):
+            spans += decoder.feed(blob[at : at + FEED])
+            if len(spans) >= most:
+                return spans
+        return spans + decoder.finish()
+
+    some = spans_of(recipes.Decoder(SPAN, FIRST_SPAN), 2)
+    best = recipes.choose(some[0], some[1], len(blob) // 50)
+    if best is None:
+        raise RuntimeError("no model fits")
+    recipe = recipes.Recipe(best[0])
+    spans = spans_of(decoder_for(best[0]), len(blob))
     for span, following in zip(spans, [*spans[1:], None], strict=True):
         corrections = recipes.analyse(span, following, recipe.model, len(blob) // 50)
         if corrections is None:
@@ -168,8 +168,8 @@ def _figure(
 ) -> Figure:
     to = source.with_name("blob")
     view = memoryview(content)
-    recipe: recipes.Recipe | None = None
     theirs, ours = [], []
+    recipe: recipes.Recipe | None = None
     for _ in range(ROUNDS):
         theirs.append(peer(source, to))
         if recipe is None:

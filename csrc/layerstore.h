@@ -771,7 +771,8 @@ typedef struct ls_model_facts {
     uint32_t id;
     uint32_t history; /* bytes wanted in front of a span, and behind it */
     uint32_t ahead;
-    uint32_t span; /* bytes of content of a span that suit it */
+    uint32_t span;       /* bytes of content of a span that suit it */
+    uint32_t superseded; /* not 0: not for new recipes */
     const char *name;
 } ls_model_facts;
 

@@ -81,7 +81,7 @@ INLINE void kp_enter(void *tables, ls_chunks *c) {
 }
 
 /* Begins a span: how much history is encoded again. */
-uint32_t ls_kp_begin(ls_chunks *c, const ls_span *span, uint32_t history);
+uint32_t ls_kp_begin(const ls_model *model, ls_chunks *c, const ls_span *span);
 
 /* What a level has besides its walk. */
 typedef struct kp1_tables {
@@ -152,7 +152,7 @@ KP_DECLARE(kp6_120, kp5_tables);
     void ls_##NAME##_begin(const ls_model *model, void *state, const ls_span *span) {              \
         NAME##_state *k = state;                                                                   \
         memset(&k->tables, 0, sizeof k->tables);                                                   \
-        k->span_at = ls_kp_begin(&k->c, span, model->history);                                     \
+        k->span_at = ls_kp_begin(model, &k->c, span);                                              \
         (void)ls_chunks_skip(&NAME##_matcher, &k->c, &k->tables, k->span_at);                      \
     }                                                                                              \
     int ls_##NAME##_verify(const ls_model *model, void *state, ls_asking *a) {                     \

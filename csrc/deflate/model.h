@@ -46,11 +46,20 @@ typedef struct ls_asking {
     size_t count;    /* analysis: so many are there; making: in all */
     size_t capacity; /* analysis: room */
     size_t next;     /* making: the first one that is not used up */
+    int over;        /* making: the last token may reach over `until`; n tokens are enough */
 } ls_asking;
 
 /* Empty stored blocks do not end the input of this encoder (gzip --rsyncable): a span goes on over them,
  * `flushed` stays 0. Without it a span ends there, and the next begins. */
 #define LS_MODEL_UNFLUSHED 1u
+/* Behind a block that ends where its content says (`mark`) comes what fills up the byte: gzip's empty stored
+ * block; pigz's empty fixed blocks, if they can, else an empty stored one. */
+#define LS_MODEL_FILLS 4u
+#define LS_MODEL_FILLS_FIXED 8u
+/* Another does the same with fewer corrections: for recipes that are there. */
+#define LS_MODEL_SUPERSEDED 16u
+/* Its pieces know nothing of what was before their flush. */
+#define LS_MODEL_ALONE 2u
 
 typedef struct ls_model ls_model;
 struct ls_model {
@@ -86,6 +95,10 @@ struct ls_model {
     uint32_t (*runs)(const uint8_t *lengths, uint32_t hlit, uint32_t hdist, uint8_t *symbols,
                      uint8_t *extra);
     void (*codelen)(const uint32_t *counts, ls_code *codelen);
+    /* Where content ends a block by itself: behind how many bytes from `data` on, SIZE_MAX if not within `size`. The block
+     * then has all tokens that begin before. NULL: content does not. `before`: bytes of the stream in front; `at`: offset of
+     * `data` in it. */
+    size_t (*mark)(const uint8_t *data, size_t before, uint64_t at, size_t size);
     const void *parameters; /* of the level */
 };
 

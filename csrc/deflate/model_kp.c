@@ -3,16 +3,18 @@
 #include "kp_impl.h"
 #include "trees_go.h"
 
-uint32_t ls_kp_begin(ls_chunks *c, const ls_span *span, uint32_t history) {
+uint32_t ls_kp_begin(const ls_model *model, ls_chunks *c, const ls_span *span) {
     memset(c, 0, sizeof *c);
     uint64_t since = span->at - span->flushed;
-    c->dictionary = span->flushed >= KP_DICTIONARY ? KP_DICTIONARY : 0;
+    int dictionary = span->flushed >= KP_DICTIONARY && !(model->flags & LS_MODEL_ALONE);
+    c->dictionary = dictionary ? KP_DICTIONARY : 0;
     uint64_t warm = since % CHUNK + KP_WARM_CHUNKS * CHUNK;
     if (warm >= since)
         warm = since + c->dictionary;
     while (warm > span->before)
         warm = warm > CHUNK ? warm - CHUNK : 0;
-    uint32_t kept = (uint32_t)(span->before < history ? span->before : history);
+    uint32_t history = model->history,
+             kept = (uint32_t)(span->before < history ? span->before : history);
     c->b = span->data - kept;
     c->at = kept - (uint32_t)warm;
     c->size = kept + (uint32_t)span->size;
@@ -73,6 +75,9 @@ static int trees_120(const ls_model *model, void *state, uint32_t variant, const
 /* Longer spans where the tables take long to become what they would be from the stream's start on: what
  * they lack costs corrections at each span's beginning. */
 #define KP_MODEL(ID, NAME, LEVEL, SPAN, TREES, CODELEN)                                            \
+    KP_FLAGGED(ID, NAME, LEVEL, SPAN, TREES, CODELEN, 0)
+
+#define KP_FLAGGED(ID, NAME, LEVEL, SPAN, TREES, CODELEN, FLAGS)                                   \
     {                                                                                              \
         .id = ID,                                                                                  \
         .name = NAME,                                                                              \
@@ -81,6 +86,7 @@ static int trees_120(const ls_model *model, void *state, uint32_t variant, const
         .span = SPAN << 20,                                                                        \
         .block_content = CHUNK,                                                                    \
         .state = sizeof(LEVEL##_state),                                                            \
+        .flags = FLAGS,                                                                            \
         .begin = ls_##LEVEL##_begin,                                                               \
         .verify = ls_##LEVEL##_verify,                                                             \
         .make = ls_##LEVEL##_make,                                                                 \
@@ -123,6 +129,9 @@ const ls_model ls_models_kp[] = {
     KP7_MODEL(307, "kp7", ls_kp7_level7, trees, ls_go_codelen),
     KP7_MODEL(308, "kp8", ls_kp7_level8, trees, ls_go_codelen),
     KP7_MODEL(309, "kp9", ls_kp7_level9, trees, ls_go_codelen),
+    /* pgzip over 1.9 gives dictionaries, which that release forgets. */
+    KP_FLAGGED(345, "kp5-1.9 pieces", kp5_19, 4, trees, ls_go_codelen, LS_MODEL_ALONE),
+    KP_FLAGGED(346, "kp6-1.9 pieces", kp6_19, 4, trees, ls_go_codelen, LS_MODEL_ALONE),
     KP_MODEL(365, "kp5-1.9", kp5_19, 4, trees, ls_go_codelen),
     KP_MODEL(366, "kp6-1.9", kp6_19, 4, trees, ls_go_codelen),
     KP_MODEL(315, "kp5-1.10", kp5_110, 4, trees, ls_go_codelen),

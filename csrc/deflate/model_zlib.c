@@ -26,7 +26,11 @@
 #define PIECE 131072u
 #define HISTORY_LAZY (WINDOW + 2 * WARM_UP)
 #define HISTORY_GREEDY (PIECE + WINDOW)
-#define AHEAD 1024u       /* more than a match */
+#define HISTORY_LONG (12 * WINDOW) /* all that is before the second span of a blob */
+#define AHEAD 1024u                /* more than a match */
+#define GZIP_SUM 4096u
+#define PIGZ_BITS 12u
+#define PIGZ_HIT 2047u
 #define NOWHERE INT32_MIN /* in a chain's head: nothing yet */
 
 enum kind {
@@ -35,6 +39,7 @@ enum kind {
     PIGZ,       /* pieces with a dictionary */
     PIGZ_ONE,   /* pieces, one state throughout */
     GZIP,
+    PIGZ_MARKS, /* pieces with a dictionary that end where their content says; levels 4 to 9 */
 };
 
 typedef struct level {
@@ -206,8 +211,55 @@ INLINE ls_match find_greedy(void *state_, size_t at, uint32_t least) {
 
 /* ---- what happens at each token --------------------------------------------------------------- */
 
+/* `--rsyncable`: a block ends by its content, so that a change has no effect beyond. GNU gzip ends one where
+ * the sum of the last 4,096 bytes is a multiple of 4,096. */
+static size_t gzip_mark(const uint8_t *data, size_t before, uint64_t at_, size_t size) {
+    (void)at_;
+    uint32_t sum = 0;
+    size_t from = before < GZIP_SUM ? GZIP_SUM - before : 0;
+    if (from >= size)
+        return SIZE_MAX;
+    for (const uint8_t *p = data + from - GZIP_SUM, *end = data + from; p < end; p++)
+        sum += *p;
+    for (size_t at = from; at < size; at++) {
+        sum += data[at];
+        sum -= *(data + at - GZIP_SUM);
+        if (sum % GZIP_SUM == 0)
+            return at + 1;
+    }
+    return SIZE_MAX;
+}
+
+/* pigz ends its input for a moment behind each hit of a hash of 12 bits, which knows 12 bytes. */
+static size_t pigz_mark(const uint8_t *data, size_t before, uint64_t at_, size_t size) {
+    (void)at_;
+    uint32_t hash = PIGZ_HIT;
+    size_t known = before < PIGZ_BITS ? before : PIGZ_BITS;
+    for (const uint8_t *p = data - known; p < data; p++)
+        hash = hash << 1 ^ *p;
+    for (size_t at = 0; at < size; at++) {
+        hash = (hash << 1 ^ data[at]) & ((1u << PIGZ_BITS) - 1);
+        if (hash == PIGZ_HIT)
+            return at + 1;
+    }
+    return SIZE_MAX;
+}
+
+/* Without `--rsyncable` it does so every 128 KiB. */
+static size_t piece_mark(const uint8_t *data, size_t before, uint64_t at, size_t size) {
+    size_t left = PIECE - (size_t)(at % PIECE);
+    (void)data;
+    (void)before;
+    return left <= size ? left : SIZE_MAX;
+}
+
 /* Where the piece that holds `at` ends. */
-static size_t piece_end(const ls_replay *r, size_t at) {
+static size_t piece_end(const state *s, size_t at) {
+    const ls_replay *r = &s->r;
+    if (s->p.kind == PIGZ_MARKS) {
+        size_t n = pigz_mark(r->data + at, r->before + at, 0, r->input - at);
+        return n == SIZE_MAX ? r->input : at + n;
+    }
     size_t rest = PIECE - (size_t)((r->data_at + at) % PIECE);
     return rest < r->input - at ? at + rest : r->input;
 }
@@ -227,7 +279,7 @@ INLINE void ready_lazy(void *state_) {
         r->linked = to;
     }
     if (r->at >= r->end && r->end < r->input)
-        r->end = piece_end(r, r->at);
+        r->end = piece_end(s, r->at);
     if (r->at >= s->settled)
         settle(s);
 }
@@ -259,7 +311,7 @@ INLINE void ready_greedy(void *state_) {
             enter_dictionary(s, r->at);
         else
             enter_late(s, r->at);
-        r->end = s->p.kind == PIGZ || s->p.kind == PIGZ_ONE ? piece_end(r, r->at) : r->input;
+        r->end = s->p.kind == PIGZ || s->p.kind == PIGZ_ONE ? piece_end(s, r->at) : r->input;
     }
     if (r->at >= s->settled)
         settle(s);
@@ -285,7 +337,7 @@ static void begin(const ls_model *m, void *state_, const ls_span *span) {
     state *s = state_;
     ls_replay *r = &s->r;
     s->p = *(const parameters *)m->parameters;
-    int pieces = s->p.kind == PIGZ || s->p.kind == PIGZ_ONE;
+    int pieces = s->p.kind == PIGZ || s->p.kind == PIGZ_ONE, marks = s->p.kind == PIGZ_MARKS;
     uint64_t since = span->at - span->flushed;
     size_t history = m->history;
     if (s->p.kind == ZLIB_ALONE && since < history)
@@ -311,9 +363,9 @@ static void begin(const ls_model *m, void *state_, const ls_span *span) {
         if (s->p.kind == PIGZ) {
             enter_dictionary(s, from);
             r->at = from;
-            r->end = piece_end(r, from);
+            r->end = piece_end(s, from);
         } else if (pieces) {
-            r->end = piece_end(r, 0);
+            r->end = piece_end(s, 0);
         } else {
             r->end = from;
             (void)pass(s, from);
@@ -323,6 +375,13 @@ static void begin(const ls_model *m, void *state_, const ls_span *span) {
     } else {
         if (from + WARM_UP < r->start)
             from = r->start - WARM_UP;
+        for (size_t next = from; marks && next <= r->start && next < r->input; from = next) {
+            /* To the last end of a piece that is not behind the span's start. */
+            size_t n = pigz_mark(r->data + next, r->before + next, 0, r->start - next);
+            if (n == SIZE_MAX)
+                break;
+            next += n;
+        }
         r->linked = from < s->hashable ? from : s->hashable;
         enter_all(s, 0, r->linked, s->p.hash_bits);
         for (size_t i = 0; i < (size_t)1 << BITS4; i++)
@@ -330,8 +389,8 @@ static void begin(const ls_model *m, void *state_, const ls_span *span) {
         for (size_t at = 0; at < r->linked; at++)
             enter4(s, at);
         r->at = from;
-        if (pieces)
-            r->end = piece_end(r, from);
+        if (pieces || marks)
+            r->end = piece_end(s, from);
     }
     (void)pass(s, r->start - r->at);
 }
@@ -367,7 +426,7 @@ static int trees(const ls_model *m, void *state_, uint32_t variant, const ls_tok
 }
 
 /* By level: good, lazy, nice, chain. */
-static const parameters by_level[5][9] = {
+static const parameters by_level[6][9] = {
 #define LEVELS(kind, bits)                                                                         \
     {                                                                                              \
         {{4, 4, 8, 4}, 1, kind, bits},         {{4, 5, 16, 8}, 1, kind, bits},                     \
@@ -376,13 +435,17 @@ static const parameters by_level[5][9] = {
         {{8, 32, 128, 256}, 0, kind, bits},    {{32, 128, 258, 1024}, 0, kind, bits},              \
         {{32, 258, 258, 4096}, 0, kind, bits},                                                     \
     }
-    LEVELS(ZLIB, 15), LEVELS(PIGZ, 15), LEVELS(GZIP, 15), LEVELS(ZLIB, 16), LEVELS(ZLIB_ALONE, 15),
+    LEVELS(ZLIB, 15), LEVELS(PIGZ, 15),       LEVELS(GZIP, 15),
+    LEVELS(ZLIB, 16), LEVELS(ZLIB_ALONE, 15), LEVELS(PIGZ_MARKS, 15),
 };
 static const parameters one_thread[3] = {{{4, 4, 8, 4}, 1, PIGZ_ONE, 15},
                                          {{4, 5, 16, 8}, 1, PIGZ_ONE, 15},
                                          {{4, 6, 32, 32}, 1, PIGZ_ONE, 15}};
 
 #define MODEL(number, named, past, tokens_, flags_, how)                                           \
+    MARKING(number, named, past, tokens_, flags_, how, NULL)
+
+#define MARKING(number, named, past, tokens_, flags_, how, marks)                                  \
     {                                                                                              \
         .id = number,                                                                              \
         .name = named,                                                                             \
@@ -399,6 +462,7 @@ static const parameters one_thread[3] = {{{4, 4, 8, 4}, 1, PIGZ_ONE, 15},
         .trees = trees,                                                                            \
         .runs = ls_zlib_runs,                                                                      \
         .codelen = ls_zlib_codelen,                                                                \
+        .mark = marks,                                                                             \
         .parameters = how,                                                                         \
     }
 #define FAMILY(base, named, kind, tokens_, flags_)                                                 \
@@ -412,14 +476,55 @@ static const parameters one_thread[3] = {{{4, 4, 8, 4}, 1, PIGZ_ONE, 15},
         MODEL(base + 8, named " 8", HISTORY_LAZY, tokens_, flags_, &by_level[kind][7]),            \
         MODEL(base + 9, named " 9", HISTORY_LAZY, tokens_, flags_, &by_level[kind][8])
 
+#define PIGZ_FLAGS (LS_MODEL_UNFLUSHED | LS_MODEL_FILLS | LS_MODEL_FILLS_FIXED)
+#define PIGZ_PIECES(level, past)                                                                   \
+    MARKING(180 + level, "pigz " #level, past, 16383, PIGZ_FLAGS, &by_level[1][level - 1],         \
+            piece_mark)
+#define PIGZ_ALONE(level)                                                                          \
+    MARKING(190 + level, "pigz -p1 " #level, HISTORY_LONG, 16383, PIGZ_FLAGS,                      \
+            &one_thread[level - 1], piece_mark)
+#define PIGZ_RSYNCABLE(level)                                                                      \
+    MARKING(170 + level, "pigz --rsyncable " #level, HISTORY_LAZY, 16383, PIGZ_FLAGS,              \
+            &by_level[5][level - 1], pigz_mark)
+#define GZIP_RSYNCABLE(level, past)                                                                \
+    MARKING(160 + level, "GNU gzip --rsyncable " #level, past, 32767,                              \
+            LS_MODEL_UNFLUSHED | LS_MODEL_FILLS, &by_level[2][level - 1], gzip_mark)
+
 const ls_model ls_models_zlib[] = {
     FAMILY(100, "zlib", 0, 16383, 0),
-    FAMILY(110, "pigz", 1, 16383, 0),
+    FAMILY(110, "pigz (old)", 1, 16383, LS_MODEL_SUPERSEDED),
     FAMILY(120, "GNU gzip", 2, 32767, LS_MODEL_UNFLUSHED),
     FAMILY(130, "zlib memLevel 9", 3, 32767, 0),
     FAMILY(140, "zlib independent pieces", 4, 16383, 0),
-    MODEL(151, "pigz -p1 1", HISTORY_GREEDY, 16383, 0, &one_thread[0]),
-    MODEL(152, "pigz -p1 2", HISTORY_GREEDY, 16383, 0, &one_thread[1]),
-    MODEL(153, "pigz -p1 3", HISTORY_GREEDY, 16383, 0, &one_thread[2]),
+    MODEL(151, "pigz -p1 (old) 1", HISTORY_GREEDY, 16383, LS_MODEL_SUPERSEDED, &one_thread[0]),
+    MODEL(152, "pigz -p1 (old) 2", HISTORY_GREEDY, 16383, LS_MODEL_SUPERSEDED, &one_thread[1]),
+    MODEL(153, "pigz -p1 (old) 3", HISTORY_GREEDY, 16383, LS_MODEL_SUPERSEDED, &one_thread[2]),
+    PIGZ_PIECES(1, HISTORY_GREEDY),
+    PIGZ_PIECES(2, HISTORY_GREEDY),
+    PIGZ_PIECES(3, HISTORY_GREEDY),
+    PIGZ_PIECES(4, HISTORY_LAZY),
+    PIGZ_PIECES(5, HISTORY_LAZY),
+    PIGZ_PIECES(6, HISTORY_LAZY),
+    PIGZ_PIECES(7, HISTORY_LAZY),
+    PIGZ_PIECES(8, HISTORY_LAZY),
+    PIGZ_PIECES(9, HISTORY_LAZY),
+    PIGZ_ALONE(1),
+    PIGZ_ALONE(2),
+    PIGZ_ALONE(3),
+    GZIP_RSYNCABLE(1, HISTORY_LONG),
+    GZIP_RSYNCABLE(2, HISTORY_LONG),
+    GZIP_RSYNCABLE(3, HISTORY_LONG),
+    GZIP_RSYNCABLE(4, HISTORY_LAZY),
+    GZIP_RSYNCABLE(5, HISTORY_LAZY),
+    GZIP_RSYNCABLE(6, HISTORY_LAZY),
+    GZIP_RSYNCABLE(7, HISTORY_LAZY),
+    GZIP_RSYNCABLE(8, HISTORY_LAZY),
+    GZIP_RSYNCABLE(9, HISTORY_LAZY),
+    PIGZ_RSYNCABLE(4),
+    PIGZ_RSYNCABLE(5),
+    PIGZ_RSYNCABLE(6),
+    PIGZ_RSYNCABLE(7),
+    PIGZ_RSYNCABLE(8),
+    PIGZ_RSYNCABLE(9),
     {.id = 0},
 };

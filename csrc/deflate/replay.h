@@ -179,6 +179,8 @@ INLINE int ls_replay_make(ls_replay *r, ls_find *find, ls_ready *ready, ls_taken
         return LS_EINVALID;
     int result = ls_replay_run(r, find, ready, taken, lazy, LS_MAKE, a, count ? count : a->n, end);
     a->n = r->done;
+    if (result == LS_OK && a->over && r->at <= r->size)
+        return LS_OK;
     return result == LS_OK && (count ? r->done != count || r->at > end : r->at != end) ? LS_EFORMAT
                                                                                        : result;
 }

@@ -86,6 +86,15 @@ static size_t usual_end(const ls_walk *w, const segment *g) {
     return left < g->end - w->pos ? w->pos + (size_t)left : g->end;
 }
 
+/* Where its content ends a block of the model that begins here, or SIZE_MAX. */
+static size_t marked_end(const ls_walk *w, const segment *g) {
+    size_t before = w->whole ? w->pos - w->member : w->pos + w->before;
+    if (before > w->at)
+        before = (size_t)w->at;
+    size_t n = w->m->mark(w->content + w->pos, before, w->at, g->end - w->pos);
+    return n == SIZE_MAX ? SIZE_MAX : w->pos + n;
+}
+
 static size_t content_of(const ls_token *tokens, size_t n) {
     size_t size = 0;
     for (size_t i = 0; i < n; i++)
@@ -144,12 +153,66 @@ static int code_corrections(ls_walk *w, size_t *count, size_t most) {
     return LS_OK;
 }
 
+/* What fills up the byte behind a block that its content ended: how many empty blocks, of which kind. */
+static uint32_t fill_of(const ls_walk *w, uint64_t bit, uint32_t *kind) {
+    uint32_t n = (uint32_t)(bit & 7);
+    *kind = LS_EVENT_FIXED;
+    if (n && !(n & 1) && w->m->flags & LS_MODEL_FILLS_FIXED)
+        return (8 - n) / 2;
+    *kind = LS_EVENT_STORED;
+    return n != 0;
+}
+
+/* Analysis: whether that is what comes. */
+static int is_filled(const ls_walk *w) {
+    const ls_tokens_span *s = w->span;
+    if (w->next >= s->n_events)
+        return 0;
+    uint32_t kind, n = fill_of(w, s->events[w->next].bit, &kind);
+    if (w->next + n > s->n_events)
+        return 0;
+    for (const ls_event *e = &s->events[w->next], *end = e + n; e < end; e++)
+        if (e->kind != kind || e->size || e->tokens || e->final ||
+            (kind == LS_EVENT_STORED && e->padding))
+            return 0;
+    return 1;
+}
+
+static int code_filled(ls_walk *w) {
+    uint32_t kind, n;
+    int reading = w->c.reading;
+    if (ls_corr_code(&w->c, &w->x.filled, !reading && !is_filled(w)))
+        return LS_OK;
+    n = fill_of(w,
+                reading || w->next >= w->span->n_events ? w->bits.n : w->span->events[w->next].bit,
+                &kind);
+    w->next += n;
+    if (!reading)
+        return LS_OK;
+    if (room_for(w, 64))
+        return LS_EFORMAT;
+    for (; n; n--) {
+        ls_bits_header(&w->bits, 0, kind, NULL);
+        if (kind == LS_EVENT_STORED) {
+            ls_bits_align(&w->bits);
+            ls_bits_put(&w->bits, UINT64_C(0xffff0000), 32);
+        } else {
+            ls_bits_put(&w->bits, 0, 7); /* the end of the block */
+        }
+        ls_bits_flush(&w->bits);
+    }
+    return LS_OK;
+}
+
 static int stored_block(ls_walk *w, const segment *g, const ls_event *e, uint32_t final) {
     ls_contexts *x = &w->x;
     uint32_t size = e ? e->size : 0;
-    size_t rest = g->end - w->pos;
+    size_t rest = g->end - w->pos, marked = rest && w->m->mark ? marked_end(w, g) : SIZE_MAX;
     if (rest && ls_corr_code(&w->c, &x->stored_size[2], size == 0)) {
         size = 0;
+    } else if (marked != SIZE_MAX && marked - w->pos < 65536 &&
+               !ls_corr_code(&w->c, &x->stored_size[3], w->pos + size != marked)) {
+        size = (uint32_t)(marked - w->pos);
     } else if (rest) {
         uint32_t same = w->last_size < rest ? w->last_size : rest < 65535 ? (uint32_t)rest : 65535;
         if (!ls_corr_code(&w->c, &x->stored_size[0], size != same))
@@ -182,7 +245,7 @@ static int stored_block(ls_walk *w, const segment *g, const ls_event *e, uint32_
             return misfit(w, "the model does not follow a stored block");
     }
     advance(w, size);
-    return LS_OK;
+    return marked != SIZE_MAX && w->pos >= marked && !final ? code_filled(w) : LS_OK;
 }
 
 /* What analysis finds out about a block before it is coded. */
@@ -191,6 +254,16 @@ typedef struct finding {
     uint32_t variant, end;
     int plain; /* its codes */
 } finding;
+
+/* Whether a block is as long as its content, or the most tokens of one, make it. */
+static int ends_marked(const ls_walk *w, const segment *g, const ls_event *e) {
+    if (!e->tokens || e->tokens > w->m->block_tokens)
+        return 0;
+    ls_token last = w->span->tokens[w->token + e->tokens - 1];
+    size_t marked = marked_end(w, g), end = w->pos + e->size;
+    return end - (last < 256 ? 1 : last & 0xffff) < marked &&
+           (end >= marked || e->tokens == w->m->block_tokens);
+}
 
 static int look(ls_walk *w, const segment *g, const ls_event *e, finding *f) {
     const ls_token *tokens = w->span->tokens + w->token;
@@ -211,8 +284,9 @@ static int look(ls_walk *w, const segment *g, const ls_event *e, finding *f) {
     }
     size_t end = w->pos + e->size;
     uint64_t since = w->at + e->size - w->flushed;
-    if (w->m->block_content ? end == usual_end(w, g)
-                            : w->m->block_tokens && e->tokens == w->m->block_tokens)
+    if (w->m->mark            ? ends_marked(w, g, e)
+        : w->m->block_content ? end == usual_end(w, g)
+                              : w->m->block_tokens && e->tokens == w->m->block_tokens)
         f->end = END_USUAL;
     else if (end == g->end)
         f->end = END_SEGMENT;
@@ -256,7 +330,7 @@ static int write_block(ls_walk *w, uint32_t type, uint32_t final, size_t n) {
 static int token_block(ls_walk *w, const segment *g, finding *f, int ordinary, uint32_t type,
                        uint32_t final) {
     ls_corr *c = &w->c;
-    size_t rest = g->end - w->pos, count = 0, until = 0;
+    size_t rest = g->end - w->pos, count = 0, until = 0, marked = 0;
     uint32_t end = ordinary ? END_USUAL : f->end;
     if (!rest) {
         f->tokens = f->size = f->corrections = 0;
@@ -269,6 +343,11 @@ static int token_block(ls_walk *w, const segment *g, finding *f, int ordinary, u
             count = ls_corr_number_code(c, &w->x.counts, (uint32_t)f->tokens);
             if (count > rest || count > LS_TOKENS_TOKENS)
                 return misfit(w, "a block behind the segment");
+        } else if (w->m->mark) {
+            if (end != END_USUAL)
+                return misfit(w, "no such end of a block");
+            marked = marked_end(w, g);
+            until = marked == SIZE_MAX ? g->end : marked;
         } else if (w->m->block_content) {
             until = usual_end(w, g);
             if (end == END_CONTENT) {
@@ -295,13 +374,16 @@ static int token_block(ls_walk *w, const segment *g, finding *f, int ordinary, u
                        .n = LS_TOKENS_TOKENS,
                        .index = w->index,
                        .corrections = w->corrections,
-                       .count = f->corrections};
+                       .count = f->corrections,
+                       .over = marked != 0};
+        if (marked)
+            a.n = w->m->block_tokens;
         int result = w->m->make(w->m, w->state, &a, count, until ? until - g->start : 0);
         if (result != LS_OK || a.next != a.count || a.n > LS_TOKENS_TOKENS)
             return misfit(w, "the model does not make what is recorded");
         f->tokens = a.n;
         f->size = content_of(w->tokens, a.n);
-        if (f->size > rest || (count ? a.n != count : w->pos + f->size != until))
+        if (f->size > rest || (!marked && (count ? a.n != count : w->pos + f->size != until)))
             return misfit(w, "the model does not make what is recorded");
     } else if (c->reading) {
         f->tokens = f->size = 0;
@@ -313,7 +395,7 @@ static int token_block(ls_walk *w, const segment *g, finding *f, int ordinary, u
     w->index += (uint32_t)f->tokens;
     w->token += f->tokens;
     advance(w, f->size);
-    return LS_OK;
+    return marked && w->pos >= marked && !final ? code_filled(w) : LS_OK;
 }
 
 static int block(ls_walk *w, const segment *g, uint32_t *final) {
@@ -606,6 +688,7 @@ static void expect(ls_contexts *x) {
     ls_corr_expect(&x->more, 1, LIKELY);
     ls_corr_expect(x->ordinary, 4, LIKELY);
     ls_corr_expect(&x->padding, 1, LIKELY);
+    ls_corr_expect(&x->filled, 1, LIKELY);
     ls_corr_expect(x->has_corrections, 2, LIKELY);
     ls_corr_expect(&x->variant, 1, LIKELY);
     ls_corr_expect(&x->runs, 1, LIKELY);
@@ -632,6 +715,7 @@ int ls_respan_model(uint32_t n, ls_model_facts *facts) {
     facts->history = m->history;
     facts->ahead = m->ahead;
     facts->span = m->span;
+    facts->superseded = m->flags & LS_MODEL_SUPERSEDED;
     facts->name = m->name;
     return 1;
 }

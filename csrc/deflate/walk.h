@@ -10,7 +10,7 @@
 typedef struct ls_contexts {
     ls_corr_bit inside, at, flushed[2];
     ls_corr_bit item[4], ending[4], fills, same_size, after, more;
-    ls_corr_bit ordinary[4], stored[4], fixed[4], final[8], end[4], stored_size[4], padding;
+    ls_corr_bit ordinary[4], stored[4], fixed[4], final[8], end[4], stored_size[4], padding, filled;
     ls_corr_bit has_corrections[2], literal[2], length[256], dist[32];
     ls_corr_bit variant, is_literal, variants[VARIANTS];
     ls_corr_bit runs, codelen, hclen;

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 KIB = 1 << 10
 MIB = 1 << 20
-_KLAUSPOST_WINDOWS = {4 * MIB: "fastest", 8 * MIB: "default", 16 * MIB: "better", 32 * MIB: "best"}
-"""Windows of klauspost/compress by its levels. libzstd has 512 KiB to 2 MiB at levels 1 to 8, 4 MiB
-from 9 on, and tells the content's size where it knows it."""
+_KLAUSPOST_WINDOWS = {
+    4 * MIB: "fastest (or zstd -9 to -16 of a pipe)",
+    8 * MIB: "default or better (or zstd -17 to -19 of a pipe)",
+    16 * MIB: "better, before 1.18",
+    32 * MIB: "best, before 1.18",
+}
+"""Windows of klauspost/compress by its levels, and who else writes such a frame: zstd from level 9
+on, of content whose size it does not know. libzstd writes a checksum only if it is asked to."""
 
 
 def likely_encoder(start: bytes, end: bytes = b"") -> str:
@@ -43,7 +48,6 @@ def _zstd(start: bytes, end: bytes) -> str:
         return "zstd"
     flags = frame[4]
     single, checksum, sized = flags & 0x20, flags & 0x04, flags >> 6
-    name = "zstd"
     if single:
         name = "libzstd or klauspost/compress, content of a known size"
     else:
@@ -51,6 +55,17 @@ def _zstd(start: bytes, end: bytes) -> str:
         window = (1 << (10 + exponent)) // 8 * (8 + mantissa)
         if not sized and checksum and window in _KLAUSPOST_WINDOWS and mantissa == 0:
             name = f"klauspost/compress zstd, {_KLAUSPOST_WINDOWS[window]}"
+        elif sized and _content_size(frame) <= window:
+            # libzstd makes a single segment of it.
+            name = "klauspost/compress zstd, small content"
         else:
             name = f"libzstd, window of {window // KIB} KiB"
     return f"{name} (zstd:chunked)" if chunked else name
+
+
+def _content_size(frame: bytes) -> int:
+    """What a frame with a window says of its content."""
+    flag = frame[4] >> 6
+    at = 6 + (0, 1, 2, 4)[frame[4] & 3]
+    size = int.from_bytes(frame[at : at + (1 << flag)], "little")
+    return size + 256 if flag == 1 else size

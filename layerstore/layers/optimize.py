@@ -8,15 +8,12 @@ again from what was committed, through the ordinary reader; if its digest is rig
 in one transaction (rule 20). Stopped anywhere, the blob is as it was, or has both forms.
 
 What cannot be made again stays raw, and its row says why; it is not tried again with the same models.
-Memory: a span for each core and two more (up to 35 MB each), whatever the size of the blob.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -33,6 +30,7 @@ from ..storage.rows import BlobRow, GzipForm, Kept, serial_key
 from ..storage.storage import Storage
 from ..values import BlobInfo, OptimizedBlob, Progress, ProgressCallback
 from . import regenerate
+from .analysis import FEED, MAX_CORRECTIONS, Analysis, GivenUp, Limits, Stopped
 from .assemble import BlobFile
 from .compress import gzipped
 from .encoders import likely_encoder
@@ -42,33 +40,7 @@ from .ingest import MetaStream, UnprovenError, Wanted, ingest, is_layer, look_in
 if TYPE_CHECKING:
     from .content import Content
 
-MAX_CORRECTIONS = 0.02
-"""Share of the blob that corrections may take, by default."""
-SMALL = 1024
-"""Bytes that a recipe may have in any case: a file takes more."""
-FIRST_SPAN = 256 << 10
-"""Content of the first span: so long a reader waits for the first byte."""
-SPAN = 1 << 20
-TELLING = 4096
-"""`recipes.telling` of the spans that a model is chosen by, at least, if the blob has such."""
-LOOK_AHEAD = 64 << 20
-"""Bytes of content in which such a span is looked for."""
-FEED = 64 << 10
 HEAD = 4096
-
-
-@dataclass(slots=True)
-class Limits:
-    """What an optimizing may cost. `stop` is asked now and then, and ends it."""
-
-    corrections: float = MAX_CORRECTIONS
-    inflate: int = DEFAULT_LIMIT
-    stop: Callable[[], bool] = lambda: False
-    tell: Callable[[int], None] = lambda size: None
-
-    def allowed(self, size: int) -> int:
-        """Bytes that the recipe of a blob of `size` bytes may have."""
-        return max(SMALL, int(self.corrections * size))
 
 
 @dataclass(slots=True)
@@ -78,20 +50,6 @@ class Outcome:
     blob: OptimizedBlob
     freed: int = 0
     written: int = 0
-
-
-class Stopped(Exception):
-    """`Limits.stop` said so: the blob is as it was."""
-
-
-class _GivenUp(Exception):
-    """The blob is to be kept as it came."""
-
-    def __init__(self, reason: str, encoder: str, cost: int) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.encoder = encoder
-        self.cost = cost
 
 
 def models_version() -> int:
@@ -175,7 +133,7 @@ class _Work:
             try:
                 form = self._take_in()
                 self._prove(form)
-            except _GivenUp as e:
+            except GivenUp as e:
                 self._storage.take_appended()
                 kept = Kept(e.encoder, e.reason, e.cost, models_version())
             except (InvalidInputError, LimitError) as e:
@@ -274,7 +232,7 @@ class _Work:
         row, limits, storage = self._row, self._limits, self._storage
         with storage.operation() as op:
             with BlobFile(storage, row.digest, self._op) as blob:
-                analysis = _Analysis(
+                analysis = Analysis(
                     storage.pool,
                     storage.workers,
                     self._watched(blob.chunks()),
@@ -285,7 +243,7 @@ class _Work:
                 )
                 try:
                     inner = self._ingest(op, analysis.content())
-                except _GivenUp:
+                except GivenUp:
                     own = self._own_level()
                     if own is None:
                         raise
@@ -309,10 +267,10 @@ class _Work:
         try:
             inner = ingest(op, content, wanted, None)
         except UnprovenError as e:
-            raise _GivenUp(e.message, self._likely, -1) from e
+            raise GivenUp(e.message, self._likely, -1) from e
         if inner.row.raw is not None:
             inner.settle(keep=False)
-            raise _GivenUp("its content is compressed once more", self._likely, -1)
+            raise GivenUp("its content is compressed once more", self._likely, -1)
         return inner
 
     def _watched(self, pieces: Iterable[memoryview]) -> Iterator[memoryview]:
@@ -397,7 +355,7 @@ class _Work:
             own = gzipped(op, BlobFile(storage, inner.row.digest, op), level, row.media_type, None)
             form = own.row.gzip
             if own.row.digest != row.digest or form is None:
-                raise _GivenUp("only its beginning is of our own encoder", self._likely, -1)
+                raise GivenUp("only its beginning is of our own encoder", self._likely, -1)
             own.row = self._outer(inner, form)
             op.commit((own,))
             row.gzip = form
@@ -414,7 +372,7 @@ class _Work:
                         raise Stopped
                     self._limits.tell(len(piece))
         except CorruptError as e:
-            raise _GivenUp(
+            raise GivenUp(
                 f"its recipe does not give it back: {e.message}", self._encoder(form), -1
             ) from e
 
@@ -435,178 +393,6 @@ class _Work:
             return f"layerstore {form.level}"
         recipe = recipes.Recipe.from_bytes(self._storage.chunks.read_stream(form.recipe))
         return recipe.model.name
-
-
-_Probe = tuple[recipes.Span, recipes.Span | None]
-"""A span, and the one behind it."""
-
-
-class _Analysis:
-    """A gzip blob as content, and as what an encoder would need to make it of that."""
-
-    def __init__(
-        self,
-        pool: Executor,
-        workers: int,
-        blob: Iterable[memoryview],
-        size: int,
-        limits: Limits,
-        likely: str,
-        again: Callable[[], Iterator[memoryview]],
-    ) -> None:
-        self._again = again
-        self._pool = pool
-        self._workers = workers
-        self._blob = blob
-        self._limits = limits
-        self._likely = likely
-        self._size = size
-        self._allowed = limits.allowed(size)
-        self._decoder = recipes.Decoder(FIRST_SPAN)
-        self._spans: deque[recipes.Span] = deque()
-        """Decoded, and not handed to the pool yet."""
-        self._busy: deque[tuple[recipes.Span, Future[bytes | None]]] = deque()
-        self._recipe: recipes.Recipe | None = None
-        self._cost = 0
-
-    def content(self) -> Iterator[memoryview]:
-        """The content in order. Raises _GivenUp when the recipe gets too large, InvalidInputError for
-        data that is damaged, LimitError."""
-        for piece in self._blob:
-            for at in range(0, len(piece), FEED):
-                yield from self._take(self._decoder.feed(piece[at : at + FEED]))
-        yield from self._take(self._decoder.finish())
-        trailing = self._decoder.trailing
-        if trailing:
-            offset = self._size - trailing
-            raise InvalidInputError(
-                f"gzip data is damaged near byte {offset}: what follows its end is none",
-                offset=offset,
-                reason="trailing bytes",
-            )
-        if self._recipe is None:
-            self._choose()
-        while self._spans:
-            self._submit(self._spans.popleft(), self._spans[0] if self._spans else None)
-        while self._busy:
-            self._collect()
-
-    def _take(self, spans: list[recipes.Span]) -> Iterator[memoryview]:
-        for span in spans:
-            if span.number == 0:
-                self._decoder.span = SPAN
-            if span.offset + span.size > self._limits.inflate:
-                raise LimitError(f"the layer inflates to more than {self._limits.inflate} bytes")
-            self._spans.append(span)
-            if span.size:
-                yield span.content
-            if self._recipe is None and len(self._spans) > 2:
-                self._choose()
-            if self._recipe is not None:
-                while len(self._spans) > 1:
-                    self._submit(self._spans.popleft(), self._spans[0])
-                while len(self._busy) > self._workers:
-                    self._collect()
-
-    def _choose(self) -> None:
-        """The model with the fewest corrections on the first two spans (the first one is short), or,
-        where they tell little of their encoder, on one behind them that tells more."""
-        first, *more = self._spans
-        following = [*more, None]
-        probes: list[_Probe] = list(zip(self._spans, following, strict=True))[:2]
-        told = sum(recipes.telling(span) for span, _ in probes)
-        if len(more) > 1 and told < TELLING:
-            ahead = self._look_ahead(told)
-            probes = [ahead] if ahead else probes
-            told = max(told, *(recipes.telling(span) for span, _ in probes))
-        best: recipes.Model | None = None
-        least = sum(span.size for span, _ in probes) + SMALL
-        for model in recipes.candidates(probes[0][0], first.header):
-            total = 0
-            for span, behind in probes:
-                cost = recipes.analyse(span, behind, model, max(0, least - total))
-                if cost is None:
-                    break
-                total += len(cost)
-            else:
-                if best is None or total < least:
-                    best, least = model, total
-                    if total <= recipes.ENOUGH and told >= TELLING:
-                        break
-        if best is None:
-            raise _GivenUp("no model of an encoder fits it", self._likely, -1)
-        self._recipe = recipes.Recipe(best)
-        self._decoder.span = max(SPAN, best.span)
-
-    def _look_ahead(self, told: int) -> _Probe | None:
-        """The first span that tells enough, else the one that tells most, if that is more than `told`;
-        with what follows it."""
-        decoder = recipes.Decoder(SPAN)
-        best: _Probe | None = None
-        last: recipes.Span | None = None
-        for span in self._spans_again(decoder):
-            if last is not None and recipes.telling(last) > told:
-                best, told = (last, span), recipes.telling(last)
-            last = span
-            if told >= TELLING or decoder.content_size > LOOK_AHEAD:
-                break
-        return best
-
-    def _spans_again(self, decoder: recipes.Decoder) -> Iterator[recipes.Span | None]:
-        for piece in self._again():
-            for at in range(0, len(piece), FEED):
-                yield from decoder.feed(piece[at : at + FEED])
-        yield from decoder.finish()
-        yield None
-
-    def _submit(self, span: recipes.Span, following: recipes.Span | None) -> None:
-        assert self._recipe is not None
-        model = self._recipe.model
-        future = self._pool.submit(recipes.analyse, span, following, model, self._allowed)
-        self._busy.append((span, future))
-
-    def _collect(self) -> None:
-        assert self._recipe is not None
-        span, future = self._busy.popleft()
-        found = future.result()
-        self._cost += self._allowed + 1 if found is None else len(found)
-        if found is None or self._cost > self._allowed:
-            raise self._too_much()
-        self._recipe.add(span, found)
-        # Whoever read it as what follows is done: spans are collected in order.
-        span.release()
-
-    def _too_much(self) -> _GivenUp:
-        assert self._recipe is not None
-        name = self._recipe.model.name
-        share = 100 * self._cost / max(1, self._size)
-        return _GivenUp(
-            f"corrections would take more than {share:.1f} % of it (nearest: {name})",
-            self._likely,
-            self._cost,
-        )
-
-    def recipe(self) -> bytes:
-        """The recipe, when all of the content was taken."""
-        assert self._recipe is not None
-        out = self._recipe.to_bytes()
-        if len(out) > self._allowed:
-            self._cost = len(out)
-            raise self._too_much()
-        return out
-
-    def close(self) -> None:
-        """Waits for who still reads spans, and lets them go."""
-        for _, future in self._busy:
-            future.cancel()
-        for span, future in self._busy:
-            if not future.cancelled():
-                future.exception()
-            span.release()
-        for span in self._spans:
-            span.release()
-        self._busy.clear()
-        self._spans.clear()
 
 
 __all__ = ["Limits", "Outcome", "Stopped", "optimize", "optimize_blob"]

@@ -218,6 +218,9 @@ MODELS = [
     *(base + level for base in (ZLIB, PIGZ, GZIP, MEMLEVEL_9, ALONE) for level in LEVELS),
     *(PIGZ_ONE + level for level in (1, 2, 3)),
     *(200 + level for level in range(2, 10)),
+    *(base + level for base in (160, 180) for level in LEVELS),
+    *(170 + level for level in range(4, 10)),
+    *(190 + level for level in (1, 2, 3)),
 ]
 
 

@@ -117,6 +117,26 @@ def klauspost_program(version: str) -> str:
     return _built(f"klauspost-{version}", build)
 
 
+def estargz_program() -> str:
+    """eStargz blobs by containerd's library."""
+
+    def build(to: Path) -> None:
+        module = "github.com/containerd/stargz-snapshotter/estargz"
+        with tempfile.TemporaryDirectory() as work:
+            shutil.copy(HERE / "go" / "estargz.go", work)
+            (Path(work) / "go.mod").write_text(
+                f"module encoder\n\ngo 1.22\n\nrequire {module} v0.16.3\n"
+            )
+            subprocess.run(
+                ["go", "build", "-mod=mod", "-o", str(to), "."],
+                cwd=work,
+                check=True,
+                env=os.environ | {"CGO_ENABLED": "0"},
+            )
+
+    return _built("estargz", build)
+
+
 def _rust() -> str:
     def build(to: Path) -> None:
         with tempfile.TemporaryDirectory() as work:
@@ -218,6 +238,18 @@ def _skopeo(content: bytes) -> bytes:
         return _only_layer(Path(work) / "made")
 
 
+def _estargz(level: int) -> Encoder:
+    """Its blob is of the content in a tar of one file, and of a table of contents."""
+
+    def run(content: bytes) -> bytes:
+        with tempfile.TemporaryDirectory() as work:
+            (Path(work) / "layer.tar").write_bytes(_tar(content))
+            command = [estargz_program(), str(level), f"{work}/layer.tar"]
+            return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+
+    return run
+
+
 def _umoci(content: bytes) -> bytes:
     """Its blob is of the content in a tar of one file."""
     with tempfile.TemporaryDirectory() as work:
@@ -290,6 +322,7 @@ def encoders() -> dict[str, Encoder]:
             )(content)
     out |= {"skopeo": _skopeo, "umoci": _umoci, "bsdtar": _bsdtar, "java": _java}
     out |= {tool: _engine(tool) for tool in ("buildah", "podman")}
+    out |= {f"estargz-{level}": _estargz(level) for level in (1, 6, 9)}
     for level in range(1, 10):
         out[f"gzip-{level}"] = _pipe("gzip", "-nc", f"-{level}")
         out[f"python-{level}"] = _zlib(level)

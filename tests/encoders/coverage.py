@@ -23,7 +23,7 @@ from pathlib import Path
 
 import layerstore
 from layerstore.core import recipe
-from layerstore.layers.optimize import FIRST_SPAN, SPAN
+from layerstore.layers.analysis import SPAN, decoder_for
 
 LARGE = 64 << 10
 """Bytes of a blob from which on the share of its recipe means something."""
@@ -101,12 +101,10 @@ class Row:
 
 def mispredicted(blob: bytes, model: recipe.Model) -> tuple[int, int]:
     """Tokens that a model mispredicts, of so many, in the spans that an optimizing would take."""
-    decoder = recipe.Decoder(FIRST_SPAN)
+    decoder = decoder_for(model)
     spans: list[recipe.Span] = []
-    for at in range(0, len(blob), FIRST_SPAN):
-        spans += decoder.feed(blob[at : at + FIRST_SPAN])
-        if spans:
-            decoder.span = max(SPAN, model.span)
+    for at in range(0, len(blob), SPAN):
+        spans += decoder.feed(blob[at : at + SPAN])
     spans += decoder.finish()
     wrong = tokens = 0
     for i, span in enumerate(spans):

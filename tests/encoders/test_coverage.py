@@ -3,6 +3,7 @@ table of all of them is made by hand (docs/encoders.md)."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
 
@@ -40,3 +41,22 @@ def test_a_model_is_chosen_by_what_tells(tmp_path: Path, level: int) -> None:
     assert found.exact
     assert found.regenerated
     assert found.wrong * 1000 <= found.tokens
+
+
+def test_an_estargz_layer_is_made_again(tmp_path: Path) -> None:
+    """`estargz.gz` is of containerd's library (`go/estargz.go`, level 9): a member a file, the table of
+    contents, and a footer whose header has an extra field."""
+    blob = (Path(__file__).parent / "estargz.gz").read_bytes()
+    assert blob.count(b"\x1f\x8b\x08") > 5
+    assert b"STARGZ" in blob[-60:]
+    with layerstore.open(tmp_path / "store") as store:
+        found = measured(store, blob)
+        digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
+        for start in range(0, len(blob), 211):
+            with store.open_blob(digest) as file:
+                file.seek(start)
+                assert file.read(300) == blob[start : start + 300]
+    assert found.exact
+    assert found.regenerated, found.reason
+    assert found.model == "Go 9"
+    assert found.cost < len(blob) // 20

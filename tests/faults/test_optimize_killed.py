@@ -10,6 +10,7 @@ import time
 import traceback
 from pathlib import Path
 
+import pytest
 import stores
 
 from layerstore.layers.content import Content
@@ -75,6 +76,7 @@ def states(content: Content) -> dict[str, int]:
     return found
 
 
+@pytest.mark.timeout(600 + 30 * KILLS)
 def test_kill_at_any_moment_of_optimize(fast_path: Path) -> None:
     """`LAYERSTORE_OPTIMIZE_KILLS=200` does it more often."""
     path = str(fast_path / "s")

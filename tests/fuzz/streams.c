@@ -2,7 +2,8 @@
  * any shape, run lengths and blocks of any kind, several members); it is decoded to the content it was
  * made for, and comes back bit for bit from what a model mispredicts of it.
  *
- * When the bytes are used up, a generator seeded by them goes on. */
+ * When the bytes are used up, a generator seeded by them goes on. With -DSTREAMS_MAIN a program instead: streams
+ * without libFuzzer, each through the choice of a model that an optimizing makes. */
 #include "respan_world.h"
 
 #define MAX_BLOB (1u << 18)
@@ -275,43 +276,127 @@ static void put_member(maker *k) {
     put(k, k->n_text - k->start, 32);
 }
 
+/* A stream, and how it is to be decoded. */
+typedef struct stream {
+    maker k;
+    unsigned model;
+    size_t feed, wanted;
+} stream;
+
+static stream make_stream(const uint8_t *data, size_t size) {
+    static uint8_t blob[MAX_BLOB], text[MAX_TEXT];
+    ls_model_facts m;
+    stream s = {
+        .k = {.data = data, .size = size, .out = blob, .text = text, .state = 88172645463325252u}};
+    maker *k = &s.k;
+    for (size_t i = 0; i < size; i++)
+        k->state = (k->state ^ data[i]) * 0x100000001b3u;
+    k->state |= 1;
+    unsigned count = 0, members = 1 + (chance(k, 3) ? 0 : chance(k, 4));
+    while (ls_respan_model(count, &m))
+        count++;
+    s.model = chance(k, 2) ? 0 : chance(k, count);
+    for (unsigned i = 0; i < members; i++)
+        put_member(k);
+    if (chance(k, 8) == 0)
+        put(k, 0, 8 * chance(k, 5));
+    s.feed = chance(k, 2) ? 1u << 16 : 1 + chance(k, 300);
+    s.wanted = chance(k, 2) ? 1u << 20 : 1 + chance(k, 3000);
+    return s;
+}
+
+/* Whether the stream comes back with a model. */
+static void come_back(world *w, const stream *s, const ls_model_facts *m) {
+    CHECK(decode(w, s->k.out, s->k.bits / 8, s->feed, s->wanted, m) == LS_TOKENS_END);
+    CHECK(w->n_content == s->k.n_text && !memcmp(w->content, s->k.text, s->k.n_text));
+}
+
+#ifndef STREAMS_MAIN
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static uint8_t blob[MAX_BLOB], text[MAX_TEXT];
-    world *w = the_world();
     ls_model_facts m;
-    maker k = {.data = data, .size = size, .out = blob, .text = text, .state = 88172645463325252u};
-    for (size_t i = 0; i < size; i++)
-        k.state = (k.state ^ data[i]) * 0x100000001b3u;
-    k.state |= 1;
-    unsigned count = 0, members = 1 + (chance(&k, 3) ? 0 : chance(&k, 4));
-    while (ls_respan_model(count, &m))
-        count++;
-    ls_respan_model(chance(&k, 2) ? 0 : chance(&k, count), &m);
-    for (unsigned i = 0; i < members; i++)
-        put_member(&k);
-    if (chance(&k, 8) == 0)
-        put(&k, 0, 8 * chance(&k, 5));
-    size_t feed = chance(&k, 2) ? 1u << 16 : 1 + chance(&k, 300);
-    size_t wanted = chance(&k, 2) ? 1u << 20 : 1 + chance(&k, 3000);
-    CHECK(decode(w, blob, k.bits / 8, feed, wanted, &m) == LS_TOKENS_END);
-    CHECK(w->n_content == k.n_text && !memcmp(w->content, text, k.n_text));
+    stream s = make_stream(data, size);
+    ls_respan_model(s.model, &m);
+    come_back(the_world(), &s, &m);
     return 0;
 }
+#else
+#define MOST_MODELS 256
 
-#ifdef STREAMS_MAIN
-/* So many streams, from a number on, without libFuzzer: for a million of them. */
+/* Of the stream's first span, the corrections of a model, or SIZE_MAX if they are `most` or more. */
+static size_t cost_of(world *w, void *work, const ls_model_facts *m, size_t most) {
+    static uint8_t corrections[1 << 20];
+    ls_error err;
+    size_t length, room = most < sizeof corrections ? most : sizeof corrections;
+    int result = ls_respan_analyse(work, m->id, &w->spans[0], NULL, w->scratch, corrections, room,
+                                   &length, &err);
+    CHECK(result == LS_OK || result == LS_ELIMIT || result == LS_EFORMAT);
+    return result == LS_OK && length < most ? length : SIZE_MAX;
+}
+
+/* streams FIRST COUNT [SHARE]: of each stream from a number on, the model with the fewest corrections among all that
+ * take new recipes has to give it back; of those, every SHARE-th is asked, others for each stream (1: all). A
+ * failure aborts, and names the stream. */
 int main(int argc, char **argv) {
     unsigned long first = argc > 1 ? strtoul(argv[1], NULL, 10) : 0;
     unsigned long count = argc > 2 ? strtoul(argv[2], NULL, 10) : 1000;
+    unsigned long share = argc > 3 ? strtoul(argv[3], NULL, 10) : 1;
+    static unsigned long taken[MOST_MODELS];
+    static ls_model_facts models[MOST_MODELS];
+    unsigned n = 0;
+    size_t most = 0;
+    unsigned long long bytes = 0, content = 0;
+    for (; n < MOST_MODELS && ls_respan_model(n, &models[n]); n++) {
+        size_t size = ls_respan_sizeof(models[n].id);
+        most = size > most ? size : most;
+    }
+    void *work = aligned_alloc(64, (most + 63) / 64 * 64);
+    world *w = the_world();
+    CHECK(work && n && n < MOST_MODELS && share);
     for (unsigned long i = first; i < first + count; i++) {
         uint8_t seed[8];
         for (int k = 0; k < 8; k++)
             seed[k] = (uint8_t)(i * 0x9e3779b97f4a7c15u >> 8 * k);
-        LLVMFuzzerTestOneInput(seed, sizeof seed);
+        stream s = make_stream(seed, sizeof seed);
+        size_t best = MOST_MODELS, least = SIZE_MAX, used;
+        ls_error err;
+        fflush(stdout);
+        ls_tokens_init(w->decoder);
+        ls_tokens_begin(w->decoder, &w->spans[0], NULL, HISTORY);
+        int result = ls_tokens_feed(w->decoder, &w->spans[0], 1u << 20, s.k.out, s.k.bits / 8, 1,
+                                    &used, &err);
+        if (result != LS_TOKENS_END) {
+            fprintf(stderr, "stream %lu is not decoded: %s\n", i, err.reason);
+            abort();
+        }
+        for (unsigned k = 0; k < n; k++) {
+            int asked = !models[k].superseded && (!k || (k + i) % share == 0);
+            size_t cost = asked ? cost_of(w, work, &models[k], least) : SIZE_MAX;
+            if (cost < least) {
+                best = k;
+                least = cost;
+            }
+        }
+        if (best == MOST_MODELS) {
+            fprintf(stderr, "stream %lu: no model follows it\n", i);
+            abort();
+        }
+        come_back(w, &s, &models[best]);
+        taken[best]++;
+        bytes += s.k.bits / 8;
+        content += s.k.n_text;
+        if ((i + 1 - first) % 10000 == 0) {
+            printf("%lu streams so far\n", i + 1 - first);
+            fflush(stdout);
+        }
     }
-    printf("%lu streams\n", count);
+    for (unsigned k = 0; k < n; k++)
+        if (taken[k])
+            printf("%8lu took %s\n", taken[k], models[k].name);
+    printf("%lu streams of %llu bytes, %llu of content, through %u models: all came back, 0 "
+           "failures\n",
+           count, bytes, content, n);
     return 0;
 }
 #endif

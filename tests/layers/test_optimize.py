@@ -19,6 +19,7 @@ from layerstore.core import recipe as recipes
 from layerstore.errors import InvalidInputError, StoreFullError, UnsupportedError
 from layerstore.layers import optimize as room
 from layerstore.layers.content import Content
+from layerstore.layers.encoders import likely_encoder
 from layerstore.layers.optimize import Outcome, optimize
 from layerstore.layers.tree import file_content, layer_entries
 from layerstore.storage import graph
@@ -188,7 +189,7 @@ def test_damaged_gzip_is_given_back_and_not_tried_again(
     with pytest.raises(InvalidInputError) as caught:
         list(layer_entries(content, digest))
     assert "byte" in caught.value.message
-    monkeypatch.setattr(room, "_Analysis", None)
+    monkeypatch.setattr(room, "Analysis", None)
     (again,) = run(content)
     assert again.blob == outcome.blob
     stores.clean(content)
@@ -246,7 +247,7 @@ def test_the_limit_decides_and_another_limit_tries_again(
     (outcome,) = run(content, max_corrections=0.001)
     assert outcome.blob.result == "raw"
     monkeypatch.undo()
-    monkeypatch.setattr(room, "_Analysis", None)
+    monkeypatch.setattr(room, "Analysis", None)
     (outcome,) = run(content, max_corrections=0.0)
     assert outcome.blob.result == "raw"
     monkeypatch.undo()
@@ -267,6 +268,43 @@ def test_zstd_stays_with_its_likely_encoder(content: Content) -> None:
         assert outcome.blob.result == "raw"
         assert "libzstd" in outcome.blob.encoder
         assert stores.get(content, digest) == data
+
+
+@pytest.mark.parametrize(
+    ("start", "who"),
+    [
+        # What klauspost/compress 1.18.6 begins with: 12 MB streamed, 1000 and 300,000 bytes at once.
+        ("28b52ffd0460020008615400000001540010", "klauspost/compress zstd, fastest"),
+        ("28b52ffd0468020010615c00000001540011", "klauspost/compress zstd, default or better"),
+        ("28b52ffd0468020010610200106102001061", "klauspost/compress zstd, default or better"),
+        ("28b52ffd4400e802431f00612342da2e", "klauspost/compress zstd, small content"),
+        ("28b52ffda4e0930400020008615400000001", "libzstd or klauspost/compress"),
+        # Debian's zstd of a file at level 9 (as klauspost at once), and Python's zstandard.
+        ("28b52ffd8460001bb7004c000008", "libzstd, window of 4096 KiB"),
+        ("28b52ffd00604c000008610100fc", "libzstd, window of 4096 KiB"),
+        ("28b52ffd04585400001061610100", "libzstd, window of 2048 KiB"),
+    ],
+)
+def test_zstd_encoders_are_told_by_their_frames(start: str, who: str) -> None:
+    assert likely_encoder(bytes.fromhex(start)).startswith(who)
+
+
+@pytest.mark.parametrize("level", [1, 3, 9, 19])
+@pytest.mark.parametrize("size", [1000, 300_000, 12_000_000])
+def test_libzstd_is_not_taken_for_another(level: int, size: int) -> None:
+    """Without a checksum, as a library gives it; with one, a stream of levels 9 and up looks like
+    klauspost's, and the report says so."""
+    import zstandard
+
+    content = bytes(size)
+    for checksum in (False, True):
+        machine = zstandard.ZstdCompressor(level=level, write_checksum=checksum)
+        stream_ = machine.compressobj()
+        for data in (machine.compress(content), stream_.compress(content) + stream_.flush()):
+            said = likely_encoder(data[:4096], data[-4096:])
+            assert "libzstd" in said or (
+                checksum and level >= 9 and f"or zstd -{9 if level == 9 else 17}" in said
+            )
 
 
 def test_gzip_in_gzip_stays(content: Content) -> None:

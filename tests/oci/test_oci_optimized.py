@@ -271,3 +271,44 @@ def test_all_is_the_same_over_optimized_blobs(tmp_path: Path) -> None:
     with layerstore.open(where) as store:
         store.gc(aggressive=True)
         assert list(store.blobs()) == []
+
+
+def test_import_optimizes_defer_leaves_it_and_names_choose(store: Store, tmp_path: Path) -> None:
+    """What the face promises of optimize: when it happens, of which images, what it says meanwhile."""
+    trees = [make.tar({"words": stores.words(n, 200_000)}) for n in range(3)]
+    blobs = [gzip.compress(tree, 6, mtime=0) for tree in trees]
+    for n, (tree, blob) in enumerate(zip(trees, blobs, strict=True)):
+        make.layout(tmp_path / f"in{n}", (image_of((tree, blob)), make.tagged("v1")))
+    digests = [digest_of(blob) for blob in blobs]
+    store.import_image(f"oci:{tmp_path}/in0:v1", "now:1")
+    store.import_image(f"oci:{tmp_path}/in1:v1", "later:1", defer=True)
+    store.import_image(f"oci:{tmp_path}/in2:v1", "later:2", defer=True)
+    assert [store.stat(d).forms for d in digests] == [("gzip",), ("raw",), ("raw",)]
+
+    seen: list[layerstore.Progress] = []
+    report = store.optimize(["later:1"], max_corrections=0.01, progress=seen.append)
+    (blob,) = report.blobs
+    assert (blob.digest, blob.bytes, blob.result, blob.reason) == (
+        digests[1],
+        len(blobs[1]),
+        "gzip",
+        "",
+    )
+    assert blob.encoder
+    assert 0 < blob.recipe_bytes <= 0.01 * blob.bytes
+    assert report.complete
+    assert report.freed_bytes >= blob.bytes
+    assert report.seconds > 0
+    assert {p.stage for p in seen} == {"optimize"}
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert seen[-1].done == seen[-1].total
+    assert [store.stat(d).forms for d in digests] == [("gzip",), ("gzip",), ("raw",)]
+
+    report = store.optimize(max_time=0)
+    assert not report.blobs
+    assert not report.complete
+    assert store.stat(digests[2]).forms == ("raw",)
+    assert [b.digest for b in store.optimize().blobs] == [digests[2]]
+    for digest, data in zip(digests, blobs, strict=True):
+        with store.open_blob(digest) as file:
+            assert file.read() == data

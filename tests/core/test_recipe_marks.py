@@ -1,0 +1,148 @@
+"""Blocks that content ends: `--rsyncable`, pigz's pieces. What the models do there is frozen by recipes
+of blobs that the real programs made (`recipe_vectors.json`), and held against them where they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from test_models_kp import generated
+
+from layerstore.core import recipe as rec
+
+VECTORS = Path(__file__).parent / "recipe_vectors.json"
+MARKED = [m for m in rec.models() if 160 <= m.id < 200]
+
+
+def content_of(name: str) -> bytes:
+    """Words and copies, bytes that are stored, zeros (every byte a mark of gzip's)."""
+    parts = {
+        "words": generated("words"),
+        "copies": generated("copies"),
+        "noise": generated("noise")[:70_000],
+        "zeros": bytes(300_000),
+    }
+    return (
+        parts["words"] + b"".join(parts.values()) + parts["copies"]
+        if name == "all"
+        else parts[name]
+    )
+
+
+def run(*command: str, content: bytes) -> bytes:
+    return subprocess.run(command, input=content, stdout=subprocess.PIPE, check=True).stdout
+
+
+def spans_of(blob: bytes, span: int) -> list[rec.Span]:
+    decoder = rec.Decoder(span)
+    spans = [s for at in range(0, len(blob), 9_000) for s in decoder.feed(blob[at : at + 9_000])]
+    return spans + decoder.finish()
+
+
+def recipe_of(blob: bytes, model: rec.Model, span: int = 200_000) -> tuple[bytes, int]:
+    """And how many tokens are not predicted."""
+    spans = spans_of(blob, span)
+    recipe = rec.Recipe(model)
+    wrong = 0
+    for span_, following in zip(spans, [*spans[1:], None], strict=True):
+        corrections = rec.analyse(span_, following, model, len(blob) + 4096)
+        assert corrections is not None
+        wrong += rec.mispredicted(span_, following, model)
+        recipe.add(span_, corrections)
+    return recipe.to_bytes(), wrong
+
+
+def made(recipe: bytes, content: bytes) -> bytes:
+    parsed = rec.Recipe.from_bytes(recipe)
+    out = b""
+    for number in range(len(parsed)):
+        e = parsed.extent(number)
+        start, end = e.content_start, e.content_end
+        parts = content[start - e.before : start], content[start:end], content[end : end + e.ahead]
+        out += rec.make_span(parsed, number, *parts)
+    return out
+
+
+def test_recipes_give_these_blobs_for_ever() -> None:
+    """Never make these vectors again: recipes in users' stores rest on every one of them."""
+    content = content_of("all")
+    vectors = json.loads(VECTORS.read_text())
+    assert {int(v["model"]) for v in vectors} == {m.id for m in MARKED}
+    for vector in vectors:
+        blob = made(bytes.fromhex(vector["recipe"]), content)
+        assert hashlib.sha256(blob).hexdigest() == vector["sha256"], vector["model"]
+
+
+@pytest.mark.parametrize("level", [1, 3, 4, 6, 9])
+def test_gzip_rsyncable_is_predicted(level: int) -> None:
+    content = content_of("all")
+    blob = run("gzip", "-nc", f"-{level}", "--rsyncable", content=content)
+    recipe, wrong = recipe_of(blob, rec.model(160 + level))
+    assert made(recipe, content) == blob
+    old, _ = recipe_of(blob, rec.model(120 + level))
+    # At level 1 what is in the chains depends on tokens of long before.
+    assert wrong <= (800 if level == 1 else 0)
+    if level > 3:
+        assert len(recipe) * 2 < len(old)
+
+
+@pytest.mark.needs("pigz")
+@pytest.mark.parametrize(
+    ("level", "threads"), [(1, 1), (1, 2), (3, 1), (4, 2), (6, 1), (6, 2), (9, 2)]
+)
+def test_pigz_is_predicted(level: int, threads: int) -> None:
+    content = content_of("all")
+    blob = run("pigz", "-nc", f"-{level}", f"-p{threads}", content=content)
+    model = (190 if threads == 1 and level < 4 else 180) + level
+    recipe, wrong = recipe_of(blob, rec.model(model))
+    assert made(recipe, content) == blob
+    assert wrong <= (800 if level == 1 else 0)
+    if level > 3:
+        old, _ = recipe_of(blob, rec.model(110 + level))
+        assert len(recipe) < len(old)
+
+
+@pytest.mark.needs("pigz")
+@pytest.mark.parametrize("level", [4, 6, 9])
+def test_pigz_rsyncable_is_predicted(level: int) -> None:
+    """Where a piece has no mark, as zeros have none, pigz ends it elsewhere: a few corrections."""
+    content = content_of("all")
+    blob = run("pigz", "-nc", f"-{level}", "-p2", "--rsyncable", content=content)
+    recipe, wrong = recipe_of(blob, rec.model(170 + level))
+    assert made(recipe, content) == blob
+    assert wrong <= 12
+    plain = content_of("words")
+    blob = run("pigz", "-nc", f"-{level}", "-p2", "--rsyncable", content=plain)
+    recipe, wrong = recipe_of(blob, rec.model(170 + level))
+    assert (made(recipe, plain), wrong) == (blob, 0)
+
+
+@given(
+    st.sampled_from(MARKED),
+    st.sampled_from(["words", "copies", "noise", "zeros"]),
+    st.integers(0, 200_000),
+    st.integers(1, 140_000),
+    st.integers(1, 60_000),
+)
+@example(rec.model(163), "zeros", 0, 9_000, 1)
+@settings(max_examples=60, deadline=None)
+def test_any_stream_comes_back_with_them(
+    model: rec.Model, kind: str, start: int, size: int, span: int
+) -> None:
+    """Also one that another encoder made, in spans that end anywhere."""
+    content = content_of(kind)[start : start + size]
+    machine = zlib.compressobj(1 + size % 9, zlib.DEFLATED, 31)
+    blob = b""
+    for at in range(0, len(content), 1 + span // 2):
+        blob += machine.compress(content[at : at + 1 + span // 2])
+        if at % 3 == 0:
+            blob += machine.flush(zlib.Z_SYNC_FLUSH)
+    blob += machine.flush()
+    recipe, _ = recipe_of(blob, model, span)
+    assert made(recipe, content) == blob
