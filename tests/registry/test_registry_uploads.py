@@ -14,7 +14,7 @@ from registry.soak import Client as Http
 from registry.soak import digest_of
 from registry.test_registry_operation import awaited
 from registry.test_registry_server import serving
-from registry.test_registry_wire import answers, connect
+from registry.test_registry_wire import connect
 
 import layerstore
 from layerstore import StoreFullError
@@ -142,7 +142,7 @@ def test_a_body_that_is_longer_than_its_length_is_no_blob(url):
     with connect(url) as connection:
         head = f"POST {UPLOADS}?digest={digest_of(data)} HTTP/1.1\r\nHost: x\r\n"
         connection.sendall(f"{head}Content-Length: {len(data) - 1}\r\n\r\n".encode() + data)
-        got = answers(connection)
+        got = connection.recv(1 << 16)
     assert got.startswith(b"HTTP/1.1 400 ")
     assert b" 201 " not in got
     assert other("HEAD", f"/v2/a/b/blobs/{digest_of(data)}")[0] == 404
