@@ -73,7 +73,7 @@ fuzz: build ## New seeds for the property tests, libFuzzer for the C machines wh
 	    mkdir -p build/fuzz/corpus/$$target; \
 	    $$cc -g -O1 -std=c11 -Icsrc -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
 	      tests/fuzz/$$target.c csrc/*.c csrc/*/*.c -o build/fuzz/$$target; \
-	    build/fuzz/$$target -max_total_time=$(TIME) -max_len=131072 -print_final_stats=1 \
+	    TMPDIR=$$(test -w /dev/shm && echo /dev/shm || echo /tmp) build/fuzz/$$target -max_total_time=$(TIME) -max_len=131072 -print_final_stats=1 \
 	      -artifact_prefix=build/fuzz/ build/fuzz/corpus/$$target build/fuzz/seeds; \
 	  done; \
 	else echo "no clang: the property tests only"; fi

@@ -111,7 +111,9 @@ def test_kill_at_any_moment_of_optimize(fast_path: Path) -> None:
     with stores.opened(path) as content:
         outcomes, complete = optimize(content, content.raw_blobs())
         assert complete
-        assert {o.blob.result for o in outcomes} == {"gzip"}
+        # None, if the last kill came when all were done.
+        assert {o.blob.result for o in outcomes} <= {"gzip"}
+        assert content.raw_blobs() == []
         for digest, data in wanted.items():
             assert stores.get(content, digest) == data
         stores.gc(content.storage, aggressive=True)

@@ -17,6 +17,7 @@ from damaged_gzip import DAMAGED, SOUND, flipped
 
 from layerstore.core import recipe as recipes
 from layerstore.errors import InvalidInputError, StoreFullError, UnsupportedError
+from layerstore.layers import analysis
 from layerstore.layers import optimize as room
 from layerstore.layers.content import Content
 from layerstore.layers.encoders import likely_encoder
@@ -237,7 +238,7 @@ def test_the_limit_decides_and_another_limit_tries_again(
     real = recipes.analyse
     digest = landed(content)
     # As if the model were far off.
-    monkeypatch.setattr(room, "SMALL", 0)
+    monkeypatch.setattr(analysis, "SMALL", 0)
     monkeypatch.setattr(recipes, "ENOUGH", 0)
     monkeypatch.setattr(
         recipes,
