@@ -6,16 +6,7 @@
 #include "walk.h"
 
 static void count(ls_walk *w, const ls_token *tokens, size_t n) {
-    memset(&w->counts, 0, sizeof w->counts);
-    for (size_t i = 0; i < n; i++) {
-        ls_token t = tokens[i];
-        if (t < 256) {
-            w->counts.litlen[t]++;
-        } else {
-            w->counts.litlen[257 + ls_length_symbol[t & 0xffff]]++;
-            w->counts.dist[ls_dist_symbol(t >> 16)]++;
-        }
-    }
+    ls_count(tokens, n, &w->counts);
     w->counts.litlen[END_OF_BLOCK] = 1;
 }
 

@@ -41,6 +41,21 @@ const uint8_t ls_length_symbol[MAX_MATCH + 1] = {
     26, 26, 26, 26, 26, 26, 26, 26, 26, 26, 26, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27,
     27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 27, 28,
 };
+#define TIMES4(x) x, x, x, x
+#define TIMES16(x) TIMES4(x), TIMES4(x), TIMES4(x), TIMES4(x)
+#define TIMES64(x) TIMES16(x), TIMES16(x), TIMES16(x), TIMES16(x)
+const uint8_t ls_dist_slots[768] = {
+    /* distance - 1 below 256 */
+    0, 1, 2, 3, 4, 4, 5, 5, TIMES4(6), TIMES4(7), TIMES4(8), TIMES4(8), TIMES4(9), TIMES4(9),
+    TIMES16(10), TIMES16(11), TIMES16(12), TIMES16(12), TIMES16(13), TIMES16(13), TIMES64(14),
+    TIMES64(15),
+    /* (distance - 1) / 128 */
+    0, 0, 16, 17, 18, 18, 19, 19, TIMES4(20), TIMES4(21), TIMES4(22), TIMES4(22), TIMES4(23),
+    TIMES4(23), TIMES16(24), TIMES16(25), TIMES16(26), TIMES16(26), TIMES16(27), TIMES16(27),
+    TIMES64(28), TIMES64(29),
+    /* none */
+    TIMES64(31), TIMES64(31), TIMES64(31), TIMES64(31),
+};
 const uint8_t ls_codelen_order[CODELEN_SYMBOLS] = {
     16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15,
 };

@@ -20,6 +20,11 @@
 
 #include "model.h"
 
+#if !defined(LS_PORTABLE_ONLY) && defined(__SSE2__) && defined(__GNUC__)
+#include <emmintrin.h>
+#define LS_DEFLATE_SSE2 1
+#endif
+
 #define CHUNK 65535u
 #define FAR 65536u
 #define SMALL_CHUNK 128u
@@ -79,6 +84,21 @@ INLINE int ls_reaches(uint32_t s, uint32_t entry, uint32_t most) {
 /* How many bytes from s and t on are equal, s + so many at most `end`. */
 INLINE uint32_t same(const uint8_t *b, uint32_t s, uint32_t t, uint32_t end) {
     uint32_t n = s;
+#ifdef LS_DEFLATE_SSE2
+    /* Where most matches end, at one look: of how many bytes they are is nothing to be guessed. */
+    if (n + 32 <= end) {
+        __m128i x = _mm_loadu_si128((const __m128i *)(const void *)(b + n));
+        __m128i y = _mm_loadu_si128((const __m128i *)(const void *)(b + t));
+        __m128i x2 = _mm_loadu_si128((const __m128i *)(const void *)(b + n + 16));
+        __m128i y2 = _mm_loadu_si128((const __m128i *)(const void *)(b + t + 16));
+        uint32_t equal = (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x, y)) |
+                         (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x2, y2)) << 16;
+        if (equal != 0xffffffff)
+            return (uint32_t)__builtin_ctz(~equal);
+        n += 32;
+        t += 32;
+    }
+#endif
     while (n + 8 <= end) {
         uint64_t x = le64(b + n) ^ le64(b + t);
         if (x)
@@ -189,10 +209,28 @@ INLINE void ls_chunks_deviate(const ls_matcher *how, ls_chunks *c, void *tables,
         how->after(tables, c, &m);
 }
 
+/* Literals as tokens. Most runs are short: up to 8 go at once, where there is room for them. */
+INLINE void ls_chunks_copy(ls_token *out, const uint8_t *p, uint32_t n, size_t room) {
+    uint32_t i = 0;
+#ifdef LS_DEFLATE_SSE2
+    const __m128i zero = _mm_setzero_si128();
+    for (; i < n && room - i >= 8; i += 8) {
+        __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)(p + i));
+        __m128i words = _mm_unpacklo_epi8(bytes, zero);
+        _mm_storeu_si128((__m128i *)(void *)(out + i), _mm_unpacklo_epi16(words, zero));
+        _mm_storeu_si128((__m128i *)(void *)(out + i + 4), _mm_unpackhi_epi16(words, zero));
+    }
+#else
+    (void)room;
+#endif
+    for (; i < n; i++)
+        out[i] = p[i];
+}
+
 /* Goes on from `at` to the end of the chunk or of the call, whichever is first. What differs between the
  * three ways is decided at compile time. */
-INLINE int ls_chunks_run(const ls_matcher *how, ls_chunks *c, void *tables, ls_course *k,
-                         enum ls_way way) {
+INLINE int ls_chunks_run_on(const ls_matcher *how, ls_chunks *c, void *tables, ls_course *k,
+                            enum ls_way way) {
     const uint8_t *b = c->b;
     while (c->at < c->to && c->at < k->until && (way == LS_WARM || k->i < k->room)) {
         ls_match m;
@@ -224,10 +262,7 @@ INLINE int ls_chunks_run(const ls_matcher *how, ls_chunks *c, void *tables, ls_c
                     n = (uint32_t)(k->room - k->i);
                 size_t clear = ls_course_clear(k);
                 uint32_t take = n < clear ? n : (uint32_t)clear;
-                ls_token *out = k->a->tokens + k->i;
-                const uint8_t *p = b + c->at;
-                for (uint32_t j = 0; j < take; j++)
-                    out[j] = p[j];
+                ls_chunks_copy(k->a->tokens + k->i, b + c->at, take, k->room - k->i);
                 c->at += take;
                 c->saved += take;
                 k->i += take;
@@ -294,6 +329,44 @@ INLINE int ls_chunks_run(const ls_matcher *how, ls_chunks *c, void *tables, ls_c
     return LS_OK;
 }
 
+/* The same, on a copy that nothing else points to, so that it can be held in registers. */
+INLINE int ls_chunks_run(const ls_matcher *how, ls_chunks *c, void *tables, ls_course *k,
+                         enum ls_way way) {
+    ls_chunks copy = *c;
+    ls_course course = *k;
+    int result = ls_chunks_run_on(how, &copy, tables, &course, way);
+    *c = copy;
+    *k = course;
+    return result;
+}
+
+/* To the chunk's end, all as the model has it: nothing to look up on the way. Returns how many tokens. */
+INLINE size_t ls_chunks_plain(const ls_matcher *how, ls_chunks *chunks, void *tables,
+                              ls_token *tokens) {
+    ls_chunks copy = *chunks, *c = &copy;
+    ls_token *out = tokens;
+    while (c->at < c->to) {
+        ls_match m;
+        int found = how->find(tables, c, &m);
+        uint32_t n = (found ? m.at : c->to) - c->at;
+        ls_chunks_copy(out, c->b + c->at, n, SIZE_MAX);
+        out += n;
+        c->at += n;
+        if (!found)
+            break;
+        uint32_t rest = m.length;
+        c->at += rest;
+        for (; rest > MAX_MATCH; rest -= *out++ & 0xffff)
+            *out =
+                m.dist << 16 | (rest > MAX_MATCH + MIN_MATCH ? how->piece : MAX_MATCH - MIN_MATCH);
+        *out++ = m.dist << 16 | rest;
+        how->after(tables, c, &m);
+    }
+    c->saved = (uint32_t)(out - tokens);
+    *chunks = copy;
+    return (size_t)(out - tokens);
+}
+
 /* Few bytes were saved: the encoder writes literals. */
 INLINE int ls_chunks_poor(const ls_chunks *c) {
     uint32_t n = c->to - c->from;
@@ -337,7 +410,12 @@ INLINE int ls_chunks_go(const ls_matcher *how, ls_chunks *c, void *tables, void 
         size_t first = k->i;
         if (way == LS_VERIFY && whole && ls_chunks_literals(how, c, tables, spare, k))
             continue;
-        int error = ls_chunks_run(how, c, tables, k, way);
+        int error = LS_OK;
+        if (way == LS_MAKE && whole && c->to <= k->until && ls_course_clear(k) >= c->to - c->at &&
+            k->room - k->i >= (size_t)(c->to - c->at) + 8)
+            k->i += ls_chunks_plain(how, c, tables, k->a->tokens + k->i);
+        else
+            error = ls_chunks_run(how, c, tables, k, way);
         if (error)
             return error;
         if (way == LS_WARM || !whole || c->forced || c->at < c->to || !ls_chunks_poor(c))

@@ -103,6 +103,26 @@ static inline uint32_t ls_dist_symbol(uint32_t dist) {
     return 2 * k + (d >> (k - 1) & 1);
 }
 
+/* A token's place in a table of all literals and lengths, and its distance's symbol, or LS_NO_DIST for a
+ * literal: without a branch, since which of them comes next can not be guessed. */
+#define LS_SLOTS 1024u
+#define LS_LENGTH_SLOT 512u /* of length 0 */
+#define LS_NO_DIST 31u
+#define LS_DIST_SLOTS 32u
+extern const uint8_t ls_dist_slots[768];
+
+static inline uint32_t ls_token_slot(ls_token token) {
+    return (token & 511) | (((token >> 16) + 0xffff) >> 7 & 512);
+}
+
+static inline uint32_t ls_token_dist(ls_token token) {
+    uint32_t d = ((token >> 16) - 1) & 0xffff, far = (255 - d) >> 31;
+    return ls_dist_slots[(d >> 7 * far) + (far << 8)];
+}
+
+/* Counts the symbols of tokens; END_OF_BLOCK is none of them. */
+void ls_count(const ls_token *tokens, size_t n, ls_counts *counts);
+
 extern const uint8_t ls_codelen_order[CODELEN_SYMBOLS]; /* as their lengths are transmitted */
 
 /* Lengths as runs, from the front, the longest possible; returns how many (FORMAT.md, 15.5). */

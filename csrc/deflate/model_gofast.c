@@ -13,10 +13,7 @@
 #define WARM_CHUNKS 4
 
 typedef struct ls_gofast_tables {
-    struct {
-        uint32_t value;
-        uint32_t position; /* + FAR */
-    } table[1 << TABLE_BITS];
+    _Alignas(64) uint64_t table[1 << TABLE_BITS]; /* value, and above it position + FAR */
 } ls_gofast_tables;
 
 typedef struct ls_gofast {
@@ -27,6 +24,10 @@ typedef struct ls_gofast {
 
 INLINE uint32_t hash(uint32_t v) {
     return v * 0x1e35a7bdu >> (32 - TABLE_BITS);
+}
+
+INLINE uint64_t entry_of(uint32_t value, uint32_t s) {
+    return (uint64_t)(s + FAR) << 32 | value;
 }
 
 INLINE int find(void *tables, ls_chunks *c, ls_match *m) {
@@ -50,11 +51,10 @@ INLINE int find(void *tables, ls_chunks *c, ls_match *m) {
             if (next > c->limit)
                 return 0;
             uint32_t h = hash(v);
-            entry = t->table[h].position;
-            uint32_t value = t->table[h].value;
-            t->table[h].value = v;
-            t->table[h].position = s + FAR;
-            if (value == v && ls_reaches(s, entry, 32768))
+            uint64_t e = t->table[h];
+            t->table[h] = entry_of(v, s);
+            entry = (uint32_t)(e >> 32);
+            if ((uint32_t)e == v && ls_reaches(s, entry, 32768))
                 break;
             v = le32(b + next);
         }
@@ -76,15 +76,12 @@ INLINE void after(void *tables, ls_chunks *c, const ls_match *m) {
         return;
     uint64_t x = le64(c->b + s - 1);
     uint32_t before = (uint32_t)x, here = (uint32_t)(x >> 8);
-    uint32_t h = hash(before);
-    t->table[h].value = before;
-    t->table[h].position = s - 1 + FAR;
-    h = hash(here);
-    uint32_t entry = t->table[h].position, value = t->table[h].value;
-    t->table[h].value = here;
-    t->table[h].position = s + FAR;
-    if (value == here && ls_reaches(s, entry, 32768))
-        c->candidate = entry;
+    uint32_t h = hash(here);
+    t->table[hash(before)] = entry_of(before, s - 1);
+    uint64_t e = t->table[h];
+    t->table[h] = entry_of(here, s);
+    if ((uint32_t)e == here && ls_reaches(s, (uint32_t)(e >> 32), 32768))
+        c->candidate = (uint32_t)(e >> 32);
     else
         c->s = s + 1;
 }
@@ -152,7 +149,7 @@ static int trees(const ls_model *model, void *state, uint32_t variant, const ls_
     if (variant)
         return 0;
     ls_counts counts;
-    ls_go_count(tokens, n, &counts);
+    ls_count(tokens, n, &counts);
     ls_go_trees(&counts, litlen, dist, hlit, hdist);
     return 1;
 }

@@ -196,7 +196,7 @@ static int trees(const ls_model *m, void *state_, uint32_t variant, const ls_tok
     (void)state_;
     if (variant)
         return 0;
-    ls_go_count(tokens, n, &counts);
+    ls_count(tokens, n, &counts);
     ls_go_trees(&counts, litlen, dist, hlit, hdist);
     return 1;
 }

@@ -39,7 +39,7 @@ static int trees_by(ls_go_coder coder, const ls_model *model, uint32_t variant,
         matches |= tokens[i] >= 256;
     }
     ls_counts counts;
-    ls_go_count(tokens, i, &counts);
+    ls_count(tokens, i, &counts);
     matches |= model->block_tokens != 0;
     if (variant == 2) {
         /* Up to 1.13.6: a code for every symbol, so that the next chunk can use it. */

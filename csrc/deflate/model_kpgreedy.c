@@ -219,7 +219,7 @@ static int trees(const ls_model *m, void *state_, uint32_t variant, const ls_tok
         return 0;
     for (size_t i = 0; i < n && !matches; i++)
         matches = tokens[i] >= 256;
-    ls_go_count(tokens, n, &counts);
+    ls_count(tokens, n, &counts);
     if (matches)
         ls_go_trees(&counts, litlen, dist, hlit, hdist);
     else

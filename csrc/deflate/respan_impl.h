@@ -20,6 +20,13 @@ static inline uint64_t ls_load64(const uint8_t *p) {
     return v;
 }
 
+static inline void ls_store64(uint8_t *p, uint64_t v) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    v = __builtin_bswap64(v);
+#endif
+    memcpy(p, &v, 8);
+}
+
 static inline uint32_t ls_load32(const uint8_t *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
@@ -85,11 +92,13 @@ int ls_decode_table(enum ls_alphabet alphabet, const uint8_t *lengths, uint32_t 
 
 /* ---- bits -------------------------------------------------------------------------------------- */
 
-/* Codes with their extra bits, ready to be written: value, and how many bits above bit 24. */
+/* Codes with their extra bits, ready to be written, by ls_token_slot: the value, and how many bits above bit 24.
+ * By ls_token_dist: code, mask of the extra bits (above bit 16), bits of the code (above 32), of both (40);
+ * all of it 0 for no distance. */
 typedef struct ls_bits_table {
-    uint32_t literal[END_OF_BLOCK + 1];
-    uint32_t length[MAX_MATCH + 1];
-    uint32_t dist[DIST_SYMBOLS]; /* the code; bits above 24, bits with the extra ones above 16 */
+    uint32_t slots[LS_SLOTS];
+    uint64_t dist[LS_DIST_SLOTS];
+    uint32_t end; /* of the block */
 } ls_bits_table;
 
 void ls_bits_table_make(ls_bits_table *t, const ls_code *litlen, const ls_code *dist);

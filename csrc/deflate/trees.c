@@ -12,19 +12,67 @@
 #include "deflate_impl.h"
 
 #define MAX_ITEMS (2 * LITLEN_SYMBOLS)
+#define FEW_KEYS 32 /* sorted by insertion */
 
+/* Two rows of bins each, so that equal tokens in turn need not wait for each other. */
+void ls_count(const ls_token *tokens, size_t n, ls_counts *counts) {
+    uint32_t bins[2][LS_SLOTS], dists[2][LS_DIST_SLOTS];
+    memset(bins, 0, sizeof bins);
+    memset(dists, 0, sizeof dists);
+    size_t i = 0;
+    for (; i + 2 <= n; i += 2) {
+        ls_token a = tokens[i], b = tokens[i + 1];
+        bins[0][ls_token_slot(a)]++;
+        dists[0][ls_token_dist(a)]++;
+        bins[1][ls_token_slot(b)]++;
+        dists[1][ls_token_dist(b)]++;
+    }
+    if (i < n) {
+        bins[0][ls_token_slot(tokens[i])]++;
+        dists[0][ls_token_dist(tokens[i])]++;
+    }
+    memset(counts, 0, sizeof *counts);
+    for (uint32_t k = 0; k < END_OF_BLOCK; k++)
+        counts->litlen[k] = bins[0][k] + bins[1][k];
+    for (uint32_t k = MIN_MATCH; k <= MAX_MATCH; k++)
+        counts->litlen[257 + ls_length_symbol[k]] +=
+            bins[0][LS_LENGTH_SLOT + k] + bins[1][LS_LENGTH_SLOT + k];
+    for (uint32_t k = 0; k < DIST_SYMBOLS; k++)
+        counts->dist[k] = dists[0][k] + dists[1][k];
+}
+
+/* By byte of the count, the lowest first; the symbols are in order already. */
 void ls_code_sort(uint64_t *keys, uint32_t n) {
-    static const uint32_t gaps[] = {132, 57, 23, 10, 4, 1};
-    for (size_t g = 0; g < sizeof gaps / sizeof *gaps; g++) {
-        uint32_t gap = gaps[g];
-        for (uint32_t i = gap; i < n; i++) {
+    uint64_t other[LITLEN_SYMBOLS], *from = keys, *to = other, all = 0;
+    if (n <= FEW_KEYS) {
+        for (uint32_t i = 1; i < n; i++) {
             uint64_t key = keys[i];
             uint32_t j = i;
-            for (; j >= gap && keys[j - gap] > key; j -= gap)
-                keys[j] = keys[j - gap];
+            for (; j && keys[j - 1] > key; j--)
+                keys[j] = keys[j - 1];
             keys[j] = key;
         }
+        return;
     }
+    for (uint32_t i = 0; i < n; i++)
+        all |= keys[i];
+    for (uint32_t shift = 16; shift < 64 && all >> shift; shift += 8) {
+        uint32_t at[256] = {0}, sum = 0;
+        for (uint32_t i = 0; i < n; i++)
+            at[from[i] >> shift & 255]++;
+        for (uint32_t k = 0; k < 256; k++) {
+            uint32_t count = at[k];
+            at[k] = sum;
+            sum += count;
+        }
+        for (uint32_t i = 0; i < n; i++)
+            to[at[from[i] >> shift & 255]++] = from[i];
+        uint64_t *swap = from;
+        from = to;
+        to = swap;
+    }
+    if (from != keys)
+        memcpy(keys, from, n * sizeof *keys);
 }
 
 /* Lengths of n >= 2 sorted symbols. */
@@ -61,10 +109,11 @@ static void package_merge(const uint64_t *keys, uint32_t n, uint32_t limit, uint
 }
 
 static uint16_t reversed(uint32_t code, uint32_t bits) {
-    uint32_t out = 0;
-    for (uint32_t i = 0; i < bits; i++)
-        out |= (code >> i & 1) << (bits - 1 - i);
-    return (uint16_t)out;
+    code = (code & 0x5555) << 1 | (code >> 1 & 0x5555);
+    code = (code & 0x3333) << 2 | (code >> 2 & 0x3333);
+    code = (code & 0x0f0f) << 4 | (code >> 4 & 0x0f0f);
+    code = (code & 0x00ff) << 8 | (code >> 8 & 0x00ff);
+    return (uint16_t)(code >> (16 - bits));
 }
 
 void ls_code_assign(ls_code *code, uint32_t n) {

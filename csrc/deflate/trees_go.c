@@ -111,19 +111,6 @@ void ls_go_code_120(const uint32_t *counts, uint32_t n, uint32_t limit, ls_code 
     make(counts, n, limit, 1, code);
 }
 
-void ls_go_count(const ls_token *tokens, size_t n, ls_counts *counts) {
-    memset(counts, 0, sizeof *counts);
-    for (size_t i = 0; i < n; i++) {
-        ls_token t = tokens[i];
-        if (t < 256) {
-            counts->litlen[t]++;
-        } else {
-            counts->litlen[257 + ls_length_symbol[t & 0xffff]]++;
-            counts->dist[ls_dist_symbol(t >> 16)]++;
-        }
-    }
-}
-
 void ls_go_trees_by(ls_go_coder coder, const ls_counts *counts, ls_code *litlen, ls_code *dist,
                     uint32_t *hlit, uint32_t *hdist) {
     ls_counts c = *counts;

@@ -17,9 +17,6 @@ void ls_go_code_120(const uint32_t *counts, uint32_t n, uint32_t limit, ls_code 
 
 typedef void (*ls_go_coder)(const uint32_t *counts, uint32_t n, uint32_t limit, ls_code *code);
 
-/* Counts of the symbols of n tokens. */
-void ls_go_count(const ls_token *tokens, size_t n, ls_counts *counts);
-
 /* Both trees for these counts, the end of the block counted once. Without any distance, symbol 0 counts as
  * one. *hlit and *hdist become the numbers of symbols up to the last one in use. */
 void ls_go_trees_by(ls_go_coder coder, const ls_counts *counts, ls_code *litlen, ls_code *dist,

@@ -122,16 +122,7 @@ uint32_t ls_zlib_code(const uint32_t *counts, uint32_t n, uint32_t limit, ls_cod
 void ls_zlib_trees(const ls_token *tokens, size_t n, ls_code *litlen, ls_code *dist, uint32_t *hlit,
                    uint32_t *hdist) {
     ls_counts counts;
-    memset(&counts, 0, sizeof counts);
-    for (size_t i = 0; i < n; i++) {
-        ls_token token = tokens[i];
-        if (token < 256) {
-            counts.litlen[token]++;
-        } else {
-            counts.litlen[257 + ls_length_symbol[token & 0xffff]]++;
-            counts.dist[ls_dist_symbol(token >> 16)]++;
-        }
-    }
+    ls_count(tokens, n, &counts);
     counts.litlen[END_OF_BLOCK] = 1;
     *hlit = ls_zlib_code(counts.litlen, LITLEN_SYMBOLS, MAX_BITS, litlen);
     *hdist = ls_zlib_code(counts.dist, DIST_SYMBOLS, MAX_BITS, dist);
