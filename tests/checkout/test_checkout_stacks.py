@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import stores
-from checkout_trees import checkout, put_layers, snapshot, tar, unpack_all
+from checkout_trees import DIR, SYMLINK, Item, checkout, put_layers, snapshot, tar, unpack_all
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from layer_stacks import Maker
@@ -85,3 +85,21 @@ def test_every_feature_came_up_a_hundred_times():
     print(dict(sorted(COUNTS.items())))
     few = {name: COUNTS[name] for name in FEATURES if COUNTS[name] < 100}
     assert few == {}
+
+
+@pytest.mark.parametrize("first", ["directory", "whiteout"])
+def test_a_directory_in_the_place_of_a_link_hides_nothing_behind_it(content, tmp_path, first):
+    """`lib` was a link to usr/lib and is now a directory, opaque as in overlayfs: usr/lib stays."""
+    below = [Item("usr/lib/a", data=b"a"), Item("lib", SYMLINK, link="usr/lib")]
+    marks = [Item("lib/.wh..wh..opq"), Item("lib/.wh.a")]
+    own = [Item("lib", DIR, mode=0o711), Item("lib/own", data=b"o")]
+    above = [*own, *marks] if first == "directory" else [*marks, *own]
+    digests = put_layers(content, [tar(below), tar(above)])
+    checkout(content, digests, tmp_path / "out")
+    found = snapshot(tmp_path / "out")
+    assert set(found) == {"", "usr", "usr/lib", "usr/lib/a", "lib", "lib/own"}
+    assert found["lib"].mode == 0o711
+    # Without a directory of its own the layer means what is behind the link.
+    digests = put_layers(content, [tar(below), tar(marks[1:])])
+    checkout(content, digests, tmp_path / "through")
+    assert set(snapshot(tmp_path / "through")) == {"", "usr", "usr/lib", "lib"}
