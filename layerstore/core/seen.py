@@ -8,7 +8,8 @@ import threading
 from typing import Any
 
 from ._layerstore import ffi, lib
-from .walk import Batch
+from .hashing import blake3
+from .walk import Batch, Node
 
 _MASK = (1 << 64) - 1
 
@@ -48,6 +49,21 @@ class Table:
         """The records, for C; good until there is more room."""
         return ffi.from_buffer("ls_seen[]", self._map)
 
+    def find(self, name: bytes) -> int | None:
+        """The number that goes with the 16 bytes of a record's hash, in a sorted table."""
+        want = struct.unpack("<QQ", name)
+        low, high = 0, self._used // RECORD
+        while low < high:
+            middle = (low + high) // 2
+            first, second, value = struct.unpack_from("<QQQ", self._map, middle * RECORD)
+            if (first, second) == want:
+                return int(value)
+            if (first, second) < want:
+                low = middle + 1
+            else:
+                high = middle
+        return None
+
     def part(self, start: int, end: int) -> bytes:
         """Bytes of the table, as they are kept."""
         return self._map[start : min(end, self._used)]
@@ -75,6 +91,11 @@ class Collector:
             n = lib.ls_seen_collect(batch.nodes, batch.n, *self._before, self._key, out, self._racy)
         table.take(n * RECORD)
 
+    def add_pair(self, old: Node, new: Node, value: int) -> None:
+        """What came of reading two files, if neither changed too late to tell."""
+        if all(_changed(node) < self._before for node in (old, new)):
+            self._table.extend(pair(old, new, self._key) + struct.pack("<Q", value))
+
     @property
     def racy(self) -> bool:
         """Whether something changed so late that a change after it could not be told apart."""
@@ -85,6 +106,24 @@ class Collector:
         with self._table.at() as records:
             lib.ls_seen_sort(records, len(self._table) // RECORD)
         return self._table
+
+
+def _changed(node: Node) -> tuple[int, int]:
+    """When a file changed; later where the filesystem keeps whole seconds, as in csrc/seen.c."""
+    return node.ctime_sec + (0 if node.ctime_nsec else 2), node.ctime_nsec
+
+
+def pair(old: Node, new: Node, key: bytes) -> bytes:
+    """16 bytes that say which two files these are, as they are now."""
+    said = b"".join(
+        struct.pack(
+            "<IIQQqIqI",
+            *(node.dev_major, node.dev_minor, node.ino, node.size),
+            *(node.mtime_sec, node.mtime_nsec, node.ctime_sec, node.ctime_nsec),
+        )
+        for node in (old, new)
+    )
+    return blake3(said, key=key)[:16]
 
 
 def mark(batch: Batch, table: Table, key: bytes) -> int:

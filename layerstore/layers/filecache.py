@@ -22,9 +22,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.hashing import blake3
-from ..core.seen import RECORD, Collector, Fingerprint, mark
+from ..core.seen import RECORD, Collector, Fingerprint, mark, pair
 from ..core.seen import Table as Seen
-from ..core.walk import INDEXED, METACOPY, REDIRECT, Batch, Looker, Walk
+from ..core.walk import INDEXED, METACOPY, REDIRECT, Batch, Looker, Node, Walk
 from ..errors import CorruptError, LayerstoreError
 from ..storage.index import Table, Write
 from ..values import LayerInfo
@@ -191,6 +191,17 @@ class FileCache:
     def written(self, batch: Batch) -> None:
         """A batch that is wholly in the tar."""
         self._collector.add(batch)
+
+    def compared(self, old: Node, new: Node) -> bool | None:
+        """Whether two files had the same bytes when they were compared, if they are what they were."""
+        if self._table is None:
+            return None
+        found = self._table.find(pair(old, new, self._secret))
+        return None if found is None else bool(found)
+
+    def compare(self, old: Node, new: Node, *, same: bool) -> None:
+        """Remembers it; the nodes are those from before they were read."""
+        self._collector.add_pair(old, new, int(same))
 
     def read(self, offset: int, view: memoryview) -> None:
         """Fills a view with bytes of the layer that the directory gave before."""
