@@ -87,6 +87,23 @@ def test_a_read_only_target_is_refused(content, layers, tmp_path):
         checkout(content, layers, ro)
 
 
+def test_a_target_that_others_own_is_refused_and_named(public):
+    """Whoever may not write there gets the error before anything is made."""
+    store, digest = public
+    target = store.parent / "theirs"
+    target.mkdir(mode=0o755)
+    here = Path(__file__).parent
+    path = f"{here}:{here.parent}:{here.parents[1]}"
+    for where in (target, target / "new"):
+        done = subprocess.run(
+            [sys.executable, "-c", ORDINARY, store, digest, where, path, ""],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert f"PermissionError: [Errno 13] Permission denied: '{where}" in done.stderr
+    assert os.listdir(target) == []
+
+
 def test_a_full_target_is_an_error_that_names_the_entry_and_leaves_nothing(content, tmp_path):
     items = [Item(f"f{n}", data=os.urandom(100_000)) for n in range(30)]
     digests = put_layers(content, [tar(items)])
