@@ -326,10 +326,15 @@ def _in_mount(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _by_buildah(found: dict[str, Any], kind: str) -> dict[str, Any]:
-    """With redirect_dir or metacopy it compares what is mounted, name by name: names of one file that
-    did not change become a file of their own."""
-    out = same_but(found, xattrs=_no_trusted, mtime=_whole_seconds)
-    return _no_root(out if kind == "plain" else same_but(out, first=_by_name))
+    """With redirect_dir or metacopy it compares what is mounted, name by name: further names of a file
+    become files of their own, and it does not write all that changed in its time alone."""
+    if kind == "plain":
+        return _no_root(same_but(found, xattrs=_no_trusted, mtime=_whole_seconds))
+    return _no_root(same_but(found, xattrs=_no_trusted, mtime=_no_time, first=_by_name))
+
+
+def _no_time(one: dict[str, Any]) -> int:
+    return 0
 
 
 def _directories(mounted: Path) -> tuple[Path, list[Path]]:
