@@ -132,11 +132,16 @@ int ls_apply_has_xattrs(const ls_apply *a, const ls_tree_mem *mem, const ls_tree
 
 /* Version 3 of file capabilities holds the uid of the root that may use them: an owner like others
  * (capabilities(7); struct vfs_ns_cap_data, little endian: u32 magic, 4 u32, u32 root). */
-static void map_capability(const ls_apply *a, uint8_t *value, uint32_t size) {
+static int map_capability(const ls_apply *a, uint8_t *value, uint32_t size) {
     uint32_t root;
-    if (size == 24 && tree_get32(value) >> 24 == 3 &&
-        map_id(a->uids, a->n_uids, tree_get32(value + 20), &root))
-        tree_put32(value + 20, root);
+    if (size != 24 || tree_get32(value) >> 24 != 3)
+        return 0;
+    if (!map_id(a->uids, a->n_uids, tree_get32(value + 20), &root)) {
+        errno = EINVAL;
+        return -1;
+    }
+    tree_put32(value + 20, root);
+    return 0;
 }
 
 static int set_mode(const apply_what *w, mode_t mode) {
@@ -236,7 +241,12 @@ static int set_xattrs(ls_apply *a, const ls_tree_mem *mem, const ls_tree_node *n
         }
         if (a->n_uids && size == sizeof capability && strcmp(name, CAPABILITY) == 0) {
             memcpy(capability, value, sizeof capability);
-            map_capability(a, capability, size);
+            /* As it stands it would be a right of whoever has that number here. */
+            if (map_capability(a, capability, size) < 0) {
+                if (note_or_fail(a, LS_NOTE_XATTR, w->id) < 0)
+                    return -1;
+                continue;
+            }
             value = capability;
         }
         if (strcmp(name, TREE_XATTR_ACCESS) == 0)

@@ -517,6 +517,7 @@ typedef struct ls_tree_node {
     uint16_t depth;
     uint8_t type;
     uint8_t flags;
+    uint8_t moved; /* bit 0: its path in its layer leads through symbolic links */
 } ls_tree_node;
 
 typedef struct ls_tree_mem {
@@ -581,6 +582,16 @@ int ls_tree_finish(ls_tree *t, const ls_tree_mem *mem, int upper, ls_tree_plan *
  * least LS_TREE_DEPTH + 2. */
 size_t ls_tree_list(ls_tree *t, const ls_tree_mem *mem, int kind, uint64_t *cursor, uint32_t *out,
                     size_t max);
+
+#define LS_TREE_ALL_OF 2147483648
+
+/* What a layer has to hide that stands for all layers above the first `kept`, over those: names that
+ * are gone, and names of files that are directories now. `n_kept`: nodes there were when the first
+ * `kept` were applied; what has to be hidden is among them. A directory of which nothing is left is
+ * named itself, with LS_TREE_ALL_OF. `work` needs room for 3 * n_kept, `out` for
+ * n_kept; gives how many. */
+size_t ls_tree_hidden(const ls_tree *t, const ls_tree_mem *mem, uint32_t kept, uint32_t n_kept,
+                      uint32_t *work, uint32_t *out);
 
 /* A stretch of a layer's content, and the files in a list that lie in it. */
 typedef struct ls_segment {

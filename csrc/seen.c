@@ -15,10 +15,11 @@ static int earlier(int64_t sec, uint32_t nsec, int64_t than_sec, uint32_t than_n
     return sec < than_sec || (sec == than_sec && nsec < than_nsec);
 }
 
-/* Whether the node's content is its own, and read. */
+/* Whether the node's content is read, here or in a directory below: what the node says of the inode is of
+ * the file that has the content. */
 static int has_content(const ls_node *node) {
     const uint32_t without = LS_NODE_WHITEOUT | LS_NODE_SKIP | LS_NODE_HARDLINK | LS_NODE_METACOPY;
-    return S_ISREG(node->mode) && node->size > 0 && node->root == 0 && !(node->flags & without);
+    return S_ISREG(node->mode) && node->size > 0 && !(node->flags & without);
 }
 
 /* What says that a file is the one it was. */

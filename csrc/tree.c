@@ -176,6 +176,7 @@ typedef struct walk {
     uint32_t parent; /* what was found, or NONE */
     const uint8_t *name;
     size_t len;
+    int links; /* symbolic links on the way */
 } walk;
 
 static int refuse(walk *w, const char *why) {
@@ -231,7 +232,8 @@ static int resolve(walk *w, const uint8_t *path, size_t n) {
     ls_tree *t = w->t;
     const ls_tree_mem *mem = w->mem;
     uint8_t *work = t->work[0];
-    int turn = 0, links = 0, up = 0;
+    int turn = 0, up = 0;
+    w->links = 0;
     n = normalise(path, n, work, &up);
     if (up)
         return refuse(w, "a name with .. in it");
@@ -266,7 +268,12 @@ static int resolve(walk *w, const uint8_t *path, size_t n) {
         if (found != NULL && found->type == '2') {
             uint32_t extra = 0, size = 0;
             const uint8_t *target = ls_tree_extra(mem, found, EXTRA_LINK, &extra, &size);
-            if (++links > LS_TREE_LINKS)
+            w->links++;
+            if (t->step == STEP_WHITEOUTS)
+                return LS_OK;
+            if (t->step == STEP_THROUGH && (mem->nodes[next].moved & TREE_REPLACED))
+                return LS_OK;
+            if (w->links > LS_TREE_LINKS)
                 return refuse(w, "too many symbolic links on the way");
             turn = !turn;
             uint8_t *out = t->work[turn];
@@ -305,13 +312,15 @@ static void empty_root(ls_tree *t, const ls_tree_mem *mem) {
         return;
     root->flags |= LS_TNODE_OPAQUE;
     root->died = t->layer;
-    /* Whiteouts come first: what has a place yet is of the layers below. */
-    for (uint32_t id = 0; id < t->n; id++) {
+    /* Whiteouts come first: what has a place yet is of the layers below, and what came before the last
+     * time was taken out then. So all layers together cost one walk, not one each. */
+    for (uint32_t id = t->emptied; id < t->n; id++) {
         const ls_tree_node *node = &mem->nodes[id];
         if (node->parent == t->root && (node->flags & LS_TNODE_LINKED) &&
             !(node->flags & LS_TNODE_DEAD))
             take_out(t, mem, id);
     }
+    t->emptied = t->first;
 }
 
 /* A directory that hides all that the layers below have in it: a new node, so that nothing leads to
@@ -345,6 +354,10 @@ static int hide(walk *w) {
     int code = resolve(w, w->mem->arena + node->name_off, node->name_len);
     if (code != LS_OK)
         return code;
+    if (t->step == STEP_WHITEOUTS && w->links > 0) {
+        t->through = 1;
+        return LS_OK;
+    }
     /* The last part as it stands there: the directory may be missing. */
     const uint8_t *path = w->mem->arena + node->name_off;
     size_t n = node->name_len;
@@ -374,6 +387,20 @@ static int hide(walk *w) {
     if (victim != NONE)
         take_out(t, w->mem, victim);
     return LS_OK;
+}
+
+/* A directory of the layer where there is a symbolic link below: what the layer hides in it would be
+ * looked for behind the link else, where it hides nothing. */
+static void mark_replaced(walk *w) {
+    const ls_tree_mem *mem = w->mem;
+    const ls_tree_node *node = &mem->nodes[w->node];
+    w->create = 0;
+    if (resolve(w, mem->arena + node->name_off, node->name_len) != LS_OK || w->parent == NONE ||
+        w->links > 0 || w->len == 0)
+        return;
+    uint32_t found = ls_tree_child(w->t, mem, w->parent, w->name, w->len);
+    if (found != NONE)
+        mem->nodes[found].moved |= TREE_REPLACED;
 }
 
 /* Moves a node's name (`len` bytes at `name`, part of its path) and its extras to where they stay. */
@@ -414,6 +441,7 @@ static void merge(ls_tree *t, const ls_tree_mem *mem, uint32_t into, ls_tree_nod
     node->extra_off = from->extra_off;
     node->extra_len = from->extra_len;
     node->layer = t->layer;
+    node->moved = from->moved;
     node->flags &= (uint8_t)~LS_TNODE_IMPLICIT;
     from->flags |= LS_TNODE_DEAD;
 }
@@ -468,6 +496,7 @@ static int place(walk *w, int *waits) {
     int code = resolve(w, mem->arena + node->name_off, node->name_len);
     if (code != LS_OK)
         return code;
+    node->moved = w->links > 0 ? TREE_MOVED : 0;
     if (w->len == 0) {
         if (node->type != '5')
             return refuse(w, "the root is no directory");
@@ -509,7 +538,7 @@ static int is_waiting(const ls_tree_node *node) {
 }
 
 int ls_tree_apply(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_error *err) {
-    walk w = {t, mem, out, err, 0, 0, NONE, NULL, 0};
+    walk w = {t, mem, out, err, 0, 0, NONE, NULL, 0, 0};
     memset(out, 0, sizeof *out);
     if (t->stage != TREE_FED)
         return ls_tar_fail(err, LS_ESTATE, 0, "no layer was fed to its end");
@@ -518,7 +547,9 @@ int ls_tree_apply(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_error
         if (t->cursor == t->last) {
             t->cursor = t->first;
             if (t->step == STEP_WHITEOUTS) {
-                t->step = STEP_PLACES;
+                t->step = t->through ? STEP_REPLACED : STEP_PLACES;
+            } else if (t->step == STEP_REPLACED || t->step == STEP_THROUGH) {
+                t->step = (uint8_t)(t->step + 1);
             } else if (t->step == STEP_PLACES && t->deferred == 0) {
                 t->step = STEP_OVER;
             } else if (t->step == STEP_PLACES) {
@@ -539,7 +570,10 @@ int ls_tree_apply(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_error
         }
         w.node = t->cursor;
         ls_tree_node *node = &mem->nodes[t->cursor];
-        if (t->step == STEP_WHITEOUTS)
+        if (t->step == STEP_REPLACED) {
+            if (node->type == '5')
+                mark_replaced(&w);
+        } else if (t->step == STEP_WHITEOUTS || t->step == STEP_THROUGH)
             code = node->type == 'w' && !(node->flags & LS_TNODE_DEAD) ? hide(&w) : LS_OK;
         else if (t->step == STEP_PLACES || is_waiting(node))
             code = place(&w, &waits);
@@ -560,6 +594,7 @@ int ls_tree_apply(ls_tree *t, const ls_tree_mem *mem, ls_tree_out *out, ls_error
             end = name_end;
     }
     t->arena_used = end;
+    t->through = 0;
     t->stage = TREE_IDLE;
     out->n_nodes = t->n;
     out->n_arena = end;

@@ -32,7 +32,19 @@
 #define TREE_INLINE_MAX 65536
 
 enum tree_stage { TREE_IDLE, TREE_FEEDING, TREE_FED, TREE_PLANNED };
-enum tree_step { STEP_WHITEOUTS, STEP_PLACES, STEP_DEFERRED, STEP_OVER };
+/* Whiteouts whose path leads through a symbolic link wait until it is known which links the layer has a
+ * directory for: it hides nothing behind these. */
+enum tree_step {
+    STEP_WHITEOUTS,
+    STEP_REPLACED,
+    STEP_THROUGH,
+    STEP_PLACES,
+    STEP_DEFERRED,
+    STEP_OVER
+};
+
+#define TREE_MOVED 1    /* ls_tree_node.moved */
+#define TREE_REPLACED 2 /* a symbolic link that the layer at hand has a directory for */
 
 struct ls_tree {
     ls_tar tar;
@@ -56,9 +68,10 @@ struct ls_tree {
     uint32_t last;   /* to here */
     uint32_t cursor; /* linking */
     uint32_t deferred;
-    uint32_t n_seen; /* nodes of layers below that the last layer concerns */
-    uint32_t from;   /* planned: nodes from here */
-    uint32_t until;  /* to here, and those seen, are what the plan has to do with */
+    uint32_t n_seen;  /* nodes of layers below that the last layer concerns */
+    uint32_t from;    /* planned: nodes from here */
+    uint32_t until;   /* to here, and those seen, are what the plan has to do with */
+    uint32_t emptied; /* the root has nothing that came before this node */
     uint32_t bad_len;
     uint16_t layer; /* counts from 1: 0 is "never" */
     uint8_t stage;
@@ -70,6 +83,7 @@ struct ls_tree {
     uint8_t upper;
     uint8_t marked; /* nodes have flags of a plan */
     uint8_t rounds;
+    uint8_t through; /* some whiteouts wait */
 };
 
 static inline uint32_t tree_get32(const uint8_t *p) {

@@ -315,7 +315,8 @@ class ConfigChanges(TypedDict, total=False):
 
     `entrypoint` without `cmd` takes the base's command away, as a Dockerfile does. `env` and `labels`
     set or replace single ones; `ports` (`80`, `53/udp`, `8000-8010`) and `volumes` are added. An empty
-    list or text takes a field away. `author` and `message` go into the history."""
+    list or text takes a field away. `author` and `message` go into the history, `annotations` into the
+    manifest. `shell` is docker's word for what runs commands that are given as text."""
 
     cmd: Sequence[str]
     entrypoint: Sequence[str]
@@ -326,6 +327,8 @@ class ConfigChanges(TypedDict, total=False):
     ports: Sequence[str]
     volumes: Sequence[str]
     stop_signal: str
+    shell: Sequence[str]
+    annotations: Mapping[str, str]
     author: str
     message: str
     created_by: str

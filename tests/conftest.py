@@ -49,6 +49,8 @@ NEEDS = {
     "go": "golang-go",
     "javac": "default-jdk-headless",
     "systemd-analyze": "systemd",
+    "strace": "strace",
+    "newuidmap": "uidmap",
     "root": "",
 }
 """What a test may need (`@pytest.mark.needs`, or a fixture of that name), and the Debian package."""

@@ -55,6 +55,14 @@ def changes(args: Namespace) -> layerstore.ConfigChanges:
         out["ports"] = args.port
     if args.volume:
         out["volumes"] = args.volume
+    if args.stop_signal is not None:
+        out["stop_signal"] = args.stop_signal
+    if args.shell is not None:
+        out["shell"] = args.shell
+    if args.annotation:
+        out["annotations"] = dict(args.annotation)
+    if args.created_by is not None:
+        out["created_by"] = args.created_by
     if args.author is not None:
         out["author"] = args.author
     if args.message is not None:

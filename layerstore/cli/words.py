@@ -159,7 +159,22 @@ CHANGES = (
         repeat=True,
     ),
     option("--volume", help="a path for data of its own (repeatable)", metavar="PATH", repeat=True),
+    option("--stop-signal", help="what asks it to end, as SIGINT", metavar="SIGNAL"),
+    option(
+        "--shell",
+        help="what runs commands that are given as text (a field of docker's)",
+        metavar="WORDS",
+        type=arguments.command,
+    ),
+    option(
+        "--annotation",
+        help="set an annotation of the manifest (repeatable)",
+        metavar="NAME=VALUE",
+        type=arguments.pair,
+        repeat=True,
+    ),
     option("--author", help="who made it", metavar="NAME"),
+    option("--created-by", help="the step that made it, for its history", metavar="TEXT"),
     option("--message", help="a remark for its history", metavar="TEXT"),
 )
 REFLINK = option(

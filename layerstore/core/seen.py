@@ -2,17 +2,74 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 import threading
+from typing import Any
 
 from ._layerstore import ffi, lib
-from .tar import raw_new
-from .walk import Batch
+from .hashing import blake3
+from .walk import Batch, Node
 
 _MASK = (1 << 64) - 1
 
 RECORD: int = ffi.sizeof("ls_seen")
 """Bytes of one file in a table."""
+_FIRST = 1 << 20
+
+
+class Table:
+    """Records of files, in memory that grows in place and goes back to the system when it is closed."""
+
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, _FIRST, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._used = 0
+
+    def __len__(self) -> int:
+        """Bytes that are taken."""
+        return self._used
+
+    def room(self, size: int) -> None:
+        """Sees that `size` more bytes have room."""
+        need = self._used + size
+        if need > len(self._map):
+            self._map.resize(-(-max(need, 2 * len(self._map)) // _FIRST) * _FIRST)
+
+    def extend(self, part: bytes) -> None:
+        """A part of a table that was kept."""
+        self.room(len(part))
+        self._map[self._used : self._used + len(part)] = part
+        self._used += len(part)
+
+    def take(self, size: int) -> None:
+        """So many bytes of the room are records now."""
+        self._used += size
+
+    def at(self) -> Any:
+        """The records, for C; good until there is more room."""
+        return ffi.from_buffer("ls_seen[]", self._map)
+
+    def find(self, name: bytes) -> int | None:
+        """The number that goes with the 16 bytes of a record's hash, in a sorted table."""
+        want = struct.unpack("<QQ", name)
+        low, high = 0, self._used // RECORD
+        while low < high:
+            middle = (low + high) // 2
+            first, second, value = struct.unpack_from("<QQQ", self._map, middle * RECORD)
+            if (first, second) == want:
+                return int(value)
+            if (first, second) < want:
+                low = middle + 1
+            else:
+                high = middle
+        return None
+
+    def part(self, start: int, end: int) -> bytes:
+        """Bytes of the table, as they are kept."""
+        return self._map[start : min(end, self._used)]
+
+    def close(self) -> None:
+        self._map.close()
 
 
 class Collector:
@@ -23,40 +80,56 @@ class Collector:
     def __init__(self, before: int, key: bytes) -> None:
         self._key = key
         self._before = divmod(before, 10**9)
-        self._pieces: list[bytes] = []
+        self._table = Table()
         self._racy = ffi.new("int *")
 
     def add(self, batch: Batch) -> None:
-        out = raw_new("ls_seen[]", max(1, batch.n))
-        n = lib.ls_seen_collect(batch.nodes, batch.n, *self._before, self._key, out, self._racy)
-        self._pieces.append(bytes(ffi.buffer(out, n * RECORD)))
+        table = self._table
+        table.room(batch.n * RECORD)
+        with table.at() as records:
+            out = records + len(table) // RECORD
+            n = lib.ls_seen_collect(batch.nodes, batch.n, *self._before, self._key, out, self._racy)
+        table.take(n * RECORD)
+
+    def add_pair(self, old: Node, new: Node, value: int) -> None:
+        """What came of reading two files, if neither changed too late to tell."""
+        if all(_changed(node) < self._before for node in (old, new)):
+            self._table.extend(pair(old, new, self._key) + struct.pack("<Q", value))
 
     @property
     def racy(self) -> bool:
         """Whether something changed so late that a change after it could not be told apart."""
         return bool(self._racy[0])
 
-    def table(self) -> bytearray:
-        """Sorted for `mark`. Empties the collector."""
-        size = sum(map(len, self._pieces))
-        out = bytearray(size)
-        at = 0
-        for i, piece in enumerate(self._pieces):
-            out[at : at + len(piece)] = piece
-            at += len(piece)
-            self._pieces[i] = b""
-        self._pieces.clear()
-        if out:
-            lib.ls_seen_sort(ffi.from_buffer("ls_seen[]", out), size // RECORD)
-        return out
+    def table(self) -> Table:
+        """Sorted for `mark`. The collector is done; who asks closes the table."""
+        with self._table.at() as records:
+            lib.ls_seen_sort(records, len(self._table) // RECORD)
+        return self._table
 
 
-def mark(batch: Batch, table: bytes | bytearray, key: bytes) -> int:
+def _changed(node: Node) -> tuple[int, int]:
+    """When a file changed; later where the filesystem keeps whole seconds, as in csrc/seen.c."""
+    return node.ctime_sec + (0 if node.ctime_nsec else 2), node.ctime_nsec
+
+
+def pair(old: Node, new: Node, key: bytes) -> bytes:
+    """16 bytes that say which two files these are, as they are now."""
+    said = b"".join(
+        struct.pack(
+            "<IIQQqIqI",
+            *(node.dev_major, node.dev_minor, node.ino, node.size),
+            *(node.mtime_sec, node.mtime_nsec, node.ctime_sec, node.ctime_nsec),
+        )
+        for node in (old, new)
+    )
+    return blake3(said, key=key)[:16]
+
+
+def mark(batch: Batch, table: Table, key: bytes) -> int:
     """Marks nodes that are in a table GIVEN, with where their bytes lie; returns how many."""
-    if not table:
-        return 0
-    with ffi.from_buffer("ls_seen[]", table) as held:
-        return int(lib.ls_seen_mark(batch.nodes, batch.n, key, held, len(table) // RECORD))
+    with table.at() as records:
+        return int(lib.ls_seen_mark(batch.nodes, batch.n, key, records, len(table) // RECORD))
 
 
 class Fingerprint:

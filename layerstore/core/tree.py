@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 from array import array
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..errors import InvalidInputError, LimitError
 from ._layerstore import ffi, lib
@@ -30,6 +31,30 @@ MAX_NAMES = (1 << 32) - 1
 _BATCH = 65536
 _NODE = ffi.sizeof("ls_tree_node")
 _NONE: int = lib.LS_TREE_NONE
+_ALL_OF: int = lib.LS_TREE_ALL_OF
+_Code = Literal["Q", "I", "H", "B"]
+_COLUMNS: tuple[tuple[str, _Code], ...] = (
+    ("header", "Q"),
+    ("layer", "H"),
+    ("link", "I"),
+    ("flags", "B"),
+    ("moved", "B"),
+)
+IMPLICIT: int = lib.LS_TNODE_IMPLICIT
+DEAD: int = lib.LS_TNODE_DEAD
+MOVED = 1
+
+
+class Columns(NamedTuple):
+    """Of every node: the first byte of its headers, the layer that it is from (from 1), for a further
+    name its file's node, for what is made the node of its name; flags; and whether its path in its
+    layer leads through symbolic links."""
+
+    header: memoryview[int]
+    layer: memoryview[int]
+    link: memoryview[int]
+    flags: memoryview[int]
+    moved: memoryview[int]
 
 
 class Plan(NamedTuple):
@@ -232,6 +257,32 @@ class LayerTree:
         """The node at a path, no link followed; None if there is none."""
         node: int = lib.ls_tree_find(self.handle, self.memory, path, len(path))
         return None if node == _NONE else node
+
+    @property
+    def count(self) -> int:
+        """Nodes so far."""
+        return int(self._out.n_nodes) or 1
+
+    def columns(self) -> Columns:
+        """Of each node, by its number, what tells where it is from. Good until a layer is added."""
+        raw = memoryview(ffi.buffer(self._nodes.view, self.count * _NODE))
+
+        def of(field: str, code: _Code) -> memoryview[int]:
+            size = struct.calcsize(code)
+            column: Any = raw.cast(code)[
+                ffi.offsetof("ls_tree_node", field) // size :: _NODE // size
+            ]
+            return column  # type: ignore[no-any-return]
+
+        return Columns(*(of(field, code) for field, code in _COLUMNS))
+
+    def hidden(self, kept: int, n_kept: int) -> Iterator[tuple[int, bool]]:
+        """What a layer that stands for all above the first `kept` has to hide, when these had `n_kept`
+        nodes together: nodes, and whether all that is in one is meant, or its name."""
+        work, out = raw_new("uint32_t[]", 3 * n_kept), raw_new("uint32_t[]", n_kept)
+        n = lib.ls_tree_hidden(self.handle, self.memory, kept, n_kept, work, out)
+        for node in memoryview(ffi.buffer(out, 4 * n)).cast("I") if n else ():
+            yield node & ~_ALL_OF, bool(node & _ALL_OF)
 
     def origin(self, node: int) -> tuple[int, int]:
         """The layer (from 0) that a node is from, and the offset of its headers in the tar."""

@@ -141,7 +141,7 @@ def diff_trees(
             stack.callback(seen.close)
             seen.begin()
         stated = _stated(roots[1], uids, gids, rootless=True) if rootless else None
-        source = TwoTrees(roots[0], roots[1], content=content, stated=stated)
+        source = TwoTrees(roots[0], roots[1], content=content, stated=stated, cache=seen)
         info = _make(
             op, source, media_type, source_date_epoch, uids, gids, progress, tar, hashed, seen
         )(tuple(source.notes))

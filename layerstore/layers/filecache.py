@@ -13,15 +13,18 @@ rows worthless, not wrong.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ..core.hashing import blake3
-from ..core.seen import RECORD, Collector, Fingerprint, mark
-from ..core.walk import INDEXED, METACOPY, REDIRECT, Batch, Looker, Walk
+from ..core.seen import RECORD, Collector, Fingerprint, mark, pair
+from ..core.seen import Table as Seen
+from ..core.walk import INDEXED, METACOPY, REDIRECT, Batch, Looker, Node, Walk
 from ..errors import CorruptError, LayerstoreError
 from ..storage.index import Table, Write
 from ..values import LayerInfo
@@ -34,13 +37,19 @@ ROWS = 1024
 """Rows before the others are dropped: 512 directories, or fewer large ones."""
 PART = RECORD << 15
 """Bytes of a table in one row, at most: a row is copied a few times on its way."""
+NAME = 16
+"""Bytes of the layer's digest before each part: parts of two diffs are never mixed."""
+AT_ONCE = 4
+"""Parts in one transaction."""
 TABLE_MAX = 256 << 20
 """Bytes of one table, 24 a file: above, nothing is remembered."""
+CACHE_BYTES = 8 << 20
+"""Of decoded blocks that are kept: content comes in the order in which it went in."""
 PARTS, DEPTH = 16, 4
 """A tree is looked at in at least so many parts, found at most so deep."""
 SKIP = 16 << 20
 """Bytes that are read over rather than sought past: a seek decodes headers from the start."""
-_FORMAT = 2
+_FORMAT = 3
 _BELOW = REDIRECT | METACOPY | INDEXED
 
 
@@ -60,16 +69,21 @@ class FileCache:
         self._collector = Collector(time.time_ns() - TICK, self._secret)
         self._alone = True
         self._file: BlobFile | None = None
+        self._open = contextlib.ExitStack()
         self._at = 0
         self._row = self._load()
-        self._table = bytearray()
+        self._table: Seen | None = None
 
     def close(self) -> None:
         """Lets go of what was known before."""
-        self._table.clear()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._forget()
+        self._file = None
+        self._open.close()
+
+    def _forget(self) -> None:
+        if self._table is not None:
+            self._table.close()
+            self._table = None
 
     def _load(self) -> dict[str, Any] | None:
         try:
@@ -150,14 +164,20 @@ class FileCache:
         row = self._row
         if row is None or self._op.have(row["digest"]) is None:
             return
+        self._table = Seen()
         try:
             with self._index.read() as snapshot:
                 for part in range(row["parts"]):
-                    self._table += snapshot.get(Table.SEEN, self._part(part)) or b""
-            if self._table:
-                self._file = self._op.open(row["digest"])
+                    kept = snapshot.get(Table.SEEN, self._part(part)) or b""
+                    if kept[:NAME] != _name(row["digest"]):
+                        # Of another diff of the same directory, at the same time.
+                        raise CorruptError("a table of files has parts of another")
+                    self._table.extend(kept[NAME:])
+            if len(self._table):
+                self._open.enter_context(self._op.op.storage.chunks.limited(CACHE_BYTES))
+                self._file = self._open.enter_context(self._op.open(row["digest"]))
         except CorruptError:
-            self._table.clear()
+            self._forget()
 
     def _part(self, number: int) -> bytes:
         """The key of one part of the table."""
@@ -165,12 +185,23 @@ class FileCache:
 
     def mark(self, batch: Batch) -> None:
         """Marks the files whose bytes come from the store."""
-        if self._file is not None:
+        if self._file is not None and self._table is not None:
             mark(batch, self._table, self._secret)
 
     def written(self, batch: Batch) -> None:
         """A batch that is wholly in the tar."""
         self._collector.add(batch)
+
+    def compared(self, old: Node, new: Node) -> bool | None:
+        """Whether two files had the same bytes when they were compared, if they are what they were."""
+        if self._table is None:
+            return None
+        found = self._table.find(pair(old, new, self._secret))
+        return None if found is None else bool(found)
+
+    def compare(self, old: Node, new: Node, *, same: bool) -> None:
+        """Remembers it; the nodes are those from before they were read."""
+        self._collector.add_pair(old, new, int(same))
 
     def read(self, offset: int, view: memoryview) -> None:
         """Fills a view with bytes of the layer that the directory gave before."""
@@ -203,10 +234,12 @@ class FileCache:
         """Remembers what came of this diff. Without `whole`, its files only: the layer depends on more
         than the directory."""
         self.close()
-        table = self._collector.table()
-        if len(table) > TABLE_MAX:
-            return
-        whole = whole and self._alone and not self._collector.racy
+        with contextlib.closing(self._collector.table()) as table:
+            if len(table) <= TABLE_MAX:
+                self._keep(info, table, whole=whole and self._alone and not self._collector.racy)
+
+    def _keep(self, info: LayerInfo, table: Seen, *, whole: bool) -> None:
+        parts = -(-len(table) // PART)
         row: dict[str, Any] = {
             "options": self._options,
             "fingerprint": self._fingerprint.digest().hex() if whole else "",
@@ -214,20 +247,35 @@ class FileCache:
             "media_type": info.media_type,
             "entries": info.entries,
             "notes": list(info.notes),
-            "parts": -(-len(table) // PART),
+            "parts": parts,
         }
         value = json.dumps(row).encode()
 
-        def work(tx: Write) -> None:
-            old = self._row["parts"] if self._row is not None else 0
-            if tx.count(Table.SEEN) + row["parts"] > ROWS:
+        def begin(tx: Write) -> None:
+            # Until the end nothing is known: parts that are of two diffs would be believed otherwise.
+            if tx.count(Table.SEEN) + parts > ROWS:
                 for key in [key for key, _ in tx.items(Table.SEEN)]:
                     tx.delete(Table.SEEN, key)
-            tx.put(Table.SEEN, b"r" + self._key, value)
-            for part in range(row["parts"]):
-                tx.put(Table.SEEN, self._part(part), bytes(table[part * PART : (part + 1) * PART]))
-            for part in range(row["parts"], old):
+            tx.delete(Table.SEEN, b"r" + self._key)
+            for part in range(self._row["parts"] if self._row is not None else 0):
                 tx.delete(Table.SEEN, self._part(part))
 
-        # No commit record: the rows are in no journal.
-        self._index.seed(work)
+        def slice_of(first: int) -> Callable[[Write], None]:
+            def work(tx: Write) -> None:
+                for part in range(first, min(first + AT_ONCE, parts)):
+                    data = table.part(part * PART, (part + 1) * PART)
+                    tx.put(Table.SEEN, self._part(part), _name(info.digest) + data)
+
+            return work
+
+        # No commit records: the rows are in no journal. In slices, since a transaction holds what it
+        # writes in memory.
+        self._index.seed(begin)
+        for first in range(0, parts, AT_ONCE):
+            self._index.seed(slice_of(first))
+        self._index.seed(lambda tx: tx.put(Table.SEEN, b"r" + self._key, value))
+
+
+def _name(digest: str) -> bytes:
+    """What the parts of one table begin with."""
+    return bytes.fromhex(digest.partition(":")[2])[:NAME]

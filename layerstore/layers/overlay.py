@@ -58,6 +58,17 @@ def inode(node: Node) -> Inode:
     return node.dev_major, node.dev_minor, node.ino
 
 
+def _identity(node: Node) -> dict[str, int]:
+    """What says that the content of a file is what it was."""
+    return {
+        "dev_major": node.dev_major,
+        "dev_minor": node.dev_minor,
+        "ino": node.ino,
+        "ctime_sec": node.ctime_sec,
+        "ctime_nsec": node.ctime_nsec,
+    }
+
+
 class Item(NamedTuple):
     """A file for the layer: where it lies, what it is called there, and what to do with it."""
 
@@ -160,9 +171,10 @@ class Upper:
             node.root = data.place[0]
             node.path_off = batch.add_text(data.place[1])
             node.path_len = len(data.place[1])
-            node.ino = data.found.node.ino
-            node.ctime_sec = data.found.node.ctime_sec
-            node.ctime_nsec = data.found.node.ctime_nsec
+            # Content and what says that it is unchanged are the lower file's.
+            node.flags &= ~METACOPY
+            for name, value in _identity(data.found.node).items():
+                setattr(node, name, value)
 
     def _replaces(self, path: bytes) -> bool:
         """Whether something lies below a name of the upper layer. A whiteout of nothing is no harm to
@@ -388,11 +400,6 @@ class _Collector:
         node = found.node._replace(root=layer, flags=item.flags)
         if item.data is not None:
             (layer, path), below = item.data
-            node = node._replace(
-                root=layer,
-                ino=below.node.ino,
-                ctime_sec=below.node.ctime_sec,
-                ctime_nsec=below.node.ctime_nsec,
-            )
+            node = node._replace(root=layer, **_identity(below.node))
         link = item.link if item.link is not None else found.link
         self._batch.add(node, path, item.name, link, found.xattrs)

@@ -15,6 +15,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from io import FileIO
+from typing import TYPE_CHECKING
 
 from ..core.diff import SAME, changes
 from ..core.walk import (
@@ -27,12 +28,16 @@ from ..core.walk import (
     Batch,
     Found,
     Looker,
+    Node,
     Walk,
     show,
 )
 from ..errors import InvalidInputError
 from .overlay import MAX_NOTES, Inode, inode
 from .stated import Stated
+
+if TYPE_CHECKING:
+    from .filecache import FileCache
 
 _PIECE = 1 << 20
 _SPECIAL = SAME | LINKED | SOCKET | RESERVED
@@ -59,7 +64,10 @@ class TwoTrees:
         *,
         content: bool,
         stated: Stated | None = None,
+        cache: FileCache | None = None,
     ) -> None:
+        """`cache`: knows which files were compared before."""
+        self._cache = cache
         self._old, self._new = old, new
         self._stated = stated
         self._content = content
@@ -117,7 +125,12 @@ class TwoTrees:
             node.flags = WHITEOUT if flags & WHITEOUT else SKIP
             return
         same = bool(flags & SAME)
-        if same and self._content and stat.S_ISREG(node.mode) and not self._equal(path):
+        if (
+            same
+            and self._content
+            and stat.S_ISREG(node.mode)
+            and not self._equal(path, batch.node(i))
+        ):
             same = False
         node.flags &= ~(SAME | LINKED)
         if not flags & LINKED:
@@ -149,8 +162,20 @@ class TwoTrees:
         self._first[key] = (path, old if stands else None)
         return None, not stands
 
-    def _equal(self, path: bytes) -> bool:
+    def _equal(self, path: bytes, new: Node) -> bool:
         """Whether a file has the same bytes in both trees."""
+        if self._cache is None:
+            return self._compare(path)
+        found = self._looker_old.look(path)
+        if found is None:
+            return False
+        known = self._cache.compared(found.node, new)
+        if known is None:
+            known = self._compare(path)
+        self._cache.compare(found.node, new, same=known)
+        return known
+
+    def _compare(self, path: bytes) -> bool:
         folder, _, name = path.rpartition(b"/")
         with (
             self._open(self._looker_old, folder, name) as a,

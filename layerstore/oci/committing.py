@@ -107,7 +107,8 @@ def commit(
     elif merged:
         added = merged
     config = config_of(below, changes, [*below_layers, *added], len(added), created, squash)
-    return _store(op, full, below, config, [*below_layers, *added])
+    said = changes.get("annotations", {})
+    return _store(op, full, below, config, [*below_layers, *added], said)
 
 
 def created_at(source_date_epoch: int | None) -> str:
@@ -228,6 +229,9 @@ def check(changes: ConfigChanges) -> None:
     for key in changes.get("labels", {}):
         if not key:
             raise InvalidInputError("a label has no name")
+    for key in changes.get("annotations", {}):
+        if not key or key == BASE_DIGEST:
+            raise InvalidInputError(f"not an annotation that can be set: {key!r}")
     for path in (changes.get("workdir"), *changes.get("volumes", ())):
         if path and not path.startswith("/"):
             raise InvalidInputError(f"not an absolute path: {path!r}")
@@ -270,6 +274,8 @@ def _runtime(config: dict[str, Any], changes: ConfigChanges) -> dict[str, Any]:
     ):
         if value is not None:
             config[key] = value
+    if (shell := changes.get("shell")) is not None:
+        config["Shell"] = list(shell)
     if changes.get("ports", ()):
         config["ExposedPorts"] = {
             **(config.get("ExposedPorts") or {}),
@@ -284,7 +290,7 @@ def _runtime(config: dict[str, Any], changes: ConfigChanges) -> dict[str, Any]:
             **(config.get("Volumes") or {}),
             **{path: cast("dict[str, str]", {}) for path in changes.get("volumes", ())},
         }
-    for key in ("Entrypoint", "Cmd", "User", "WorkingDir", "StopSignal"):
+    for key in ("Entrypoint", "Cmd", "User", "WorkingDir", "StopSignal", "Shell"):
         if key in config and not config[key]:
             del config[key]
     return config
@@ -344,7 +350,12 @@ def _dump(value: Mapping[str, Any]) -> bytes:
 
 
 def _store(
-    op: Operation, name: str, base: Base, config: bytes, layers: Sequence[Layer]
+    op: Operation,
+    name: str,
+    base: Base,
+    config: bytes,
+    layers: Sequence[Layer],
+    annotations: Mapping[str, str],
 ) -> ImageInfo:
     parts = [Descriptor(digest_of(config), len(config), mediatypes.OCI_CONFIG)]
     parts += [Descriptor(one.digest, one.size, one.media_type) for one in layers]
@@ -355,8 +366,11 @@ def _store(
         "config": rows[0],
         "layers": rows[1:],
     }
+    said = dict(annotations)
     if base.digest is not None:
-        document["annotations"] = {BASE_DIGEST: base.digest}
+        said[BASE_DIGEST] = base.digest
+    if said:
+        document["annotations"] = said
     data = _dump(document)
     op.put(config, digest=parts[0].digest, size=len(config), media_type=mediatypes.OCI_CONFIG)
     edges = {

@@ -11,7 +11,7 @@ from array import array
 from base64 import b64decode, b64encode
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 from ..core import runs as core_runs
@@ -89,7 +89,7 @@ class Place:
         self.kind = kind
         self.lengths = lengths
         self.end = first + len(lengths)
-        self._ends: list[int] | None = None
+        self._ends: array[int] | None = None
 
     @property
     def count(self) -> int:
@@ -100,11 +100,12 @@ class Place:
         return self.ends[-1]
 
     @property
-    def ends(self) -> list[int]:
+    def ends(self) -> array[int]:
         """Where each chunk ends, from the start of the run; with a 0 before."""
         made = self._ends
         if made is None:
-            made = self._ends = [0, *accumulate(self.lengths)]
+            # Not a list: places of small files are kept by the thousand, a list has 40 bytes a file.
+            made = self._ends = array("I", chain((0,), accumulate(self.lengths)))
         return made
 
     def pack_row(self) -> tuple[bytes, bytes]:
@@ -158,10 +159,13 @@ class PlaceCache:
     block: whoever reads there sees that, since offsets are never used twice."""
 
     LIMIT = 20_000
+    NUMBERS = 1 << 20
+    """Of all places together, 8 bytes each: blocks of small files have thousands."""
 
     def __init__(self) -> None:
         self._firsts: list[int] = []
         self._places: list[Place] = []
+        self._numbers = 0
 
     def find(self, number: int) -> Place | None:
         at = bisect_right(self._firsts, number) - 1
@@ -172,9 +176,11 @@ class PlaceCache:
         return None
 
     def add(self, place: Place) -> None:
-        if len(self._firsts) >= self.LIMIT:
+        if len(self._firsts) >= self.LIMIT or self._numbers >= self.NUMBERS:
             self._firsts.clear()
             self._places.clear()
+            self._numbers = 0
+        self._numbers += place.count
         at = bisect_right(self._firsts, place.first) - 1
         if at >= 0 and self._firsts[at] == place.first:
             self._places[at] = place

@@ -42,6 +42,10 @@ class Model:
 
     root: Node = field(default_factory=lambda: Node(None, {}))
     counts: Counter[str] = field(default_factory=Counter)
+    _links: int = 0
+    """Symbolic links that the last walk followed."""
+    _barred: set[tuple[int, str]] = field(default_factory=set)
+    """Names of links, with their directories, behind which a walk ends."""
 
     def walk(self, path: str, create: bool) -> tuple[Node | None, str]:
         """The directory that a path's last name lies in."""
@@ -50,7 +54,7 @@ class Model:
             return None, ""
         last = todo.pop()
         at = [self.root]
-        links = 0
+        self._links = 0
         while todo:
             part = todo.pop(0)
             if part == "..":
@@ -61,8 +65,10 @@ class Model:
             found = at[-1].children.get(part)
             if found is not None and found.item is not None and found.item.type == SYMLINK:
                 self.counts["through a symlink"] += 1
-                links += 1
-                if links > 255:
+                if (id(at[-1]), part) in self._barred:
+                    return None, last
+                self._links += 1
+                if self._links > 255:
                     raise Circle
                 target = found.item.link
                 if target.startswith("/"):
@@ -85,19 +91,34 @@ class Model:
 
     def apply(self, items: list[Item]) -> None:
         self._mark_lower(self.root)
+        white = [i for i in items if i.name.rpartition("/")[2].startswith(".wh.")]
+        late = [item for item in white if not self._hide(item, through=False)]
         for item in items:
-            folder, _, name = item.name.rpartition("/")
-            if name == ".wh..wh..opq":
-                found, _ = self.walk(f"{folder}/x", False)
-                if found is not None and found.children is not None:
-                    found.children.clear()
-            elif name.startswith(".wh."):
-                where, hidden = self.walk(f"{folder}/{name[4:]}", False)
-                if where is not None and where.children is not None:
-                    where.children.pop(hidden, None)
+            if item.type == DIR and item not in white:
+                folder, name = self.walk(item.name, False)
+                if folder is not None and not self._links:
+                    self._barred.add((id(folder), name))
+        for item in late:
+            self._hide(item, through=True)
+        self._barred.clear()
         for item in items:
             if not item.name.rpartition("/")[2].startswith(".wh."):
                 self._place(item)
+
+    def _hide(self, item: Item, *, through: bool) -> bool:
+        """What a whiteout says. One whose path leads through a link waits, for the layer may have a
+        directory in the link's place: then nothing behind the link is meant."""
+        folder, _, name = item.name.rpartition("/")
+        opaque = name == ".wh..wh..opq"
+        found, last = self.walk(f"{folder}/{'x' if opaque else name[4:]}", False)
+        if self._links and not through:
+            return False
+        if found is not None and found.children is not None:
+            if opaque:
+                found.children.clear()
+            else:
+                found.children.pop(last, None)
+        return True
 
     def _mark_lower(self, node: Node) -> None:
         for child in (node.children or {}).values():

@@ -7,7 +7,9 @@ import os
 import struct
 import subprocess
 import sys
+import tarfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import stores
 from checkout_trees import (
     CHAR,
     DIR,
+    FIFO,
     FILE,
     LINK,
     SYMLINK,
@@ -45,6 +48,7 @@ def world(tmp_path):
         (root / "etc").mkdir()
         (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
         (root / "outside").mkdir(mode=0o755)
+        (root / "outside/sub").mkdir(mode=0o755)
         (root / "outside/su").write_bytes(b"setuid program")
         os.chmod(root / "outside/su", 0o4755)
         (root / "work").mkdir()
@@ -79,6 +83,10 @@ UP = "../../outside"
 BOTH = pytest.mark.parametrize("openat2", [True, False], ids=["openat2", "nofollow"])
 
 
+HUGE = {"GNU.sparse.size": str(1 << 63), "GNU.sparse.numblocks": "1", "GNU.sparse.map": "0,1"}
+LONG = [Item(f"l{n}", SYMLINK, link=f"l{n + 1}/" + "y/" * 2000) for n in range(12)]
+
+
 @BOTH
 @pytest.mark.parametrize("link", ["/outside", UP, f"./{UP}/", "/etc/../outside"])
 def test_a_symlink_and_a_write_through_it_stay_inside(content, world, link, openat2):
@@ -90,6 +98,38 @@ def test_a_symlink_and_a_write_through_it_stay_inside(content, world, link, open
     )
     assert found["door"].content == link
     assert found["outside/su"].mode == 0o777
+
+
+def test_an_absolute_symlink_means_the_root_of_the_target(content, world):
+    found = attack(
+        content, world, [Item("d/door", SYMLINK, link="/outside"), Item("d/door/su", data=b"evil")]
+    )
+    assert "outside/su" in found
+    assert "d/outside" not in found
+
+
+def test_sizes_that_are_said_twice_are_refused(content, world):
+    """In one header, in a global and a local one: readers differ about which counts."""
+    sound = tar([Item("a", data=b"x" * 600)])
+
+    def records(kind: str, *sizes: str) -> bytes:
+        data = b"".join(b"12 size=%s\n" % size.encode() for size in sizes)
+        assert all(len(size) == 3 for size in sizes)
+        info = tarfile.TarInfo("pax")
+        info.type, info.size = kind.encode(), len(data)
+        return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512)
+
+    for heads in (
+        records("x", "512", "600"),
+        records("x", "600", "512"),
+        records("x", "600") + records("x", "512"),
+        records("g", "512") + records("x", "600"),
+        records("g", "512"),
+        records("x", "512") + records("g", "600"),
+    ):
+        with pytest.raises(InvalidInputError, match="contradict"):
+            checkout(content, put_layers(content, [heads + sound]), world / "work/rootfs")
+        assert not (world / "work/rootfs").exists()
 
 
 def test_a_symlink_in_one_layer_and_a_write_in_the_next_stay_inside(content, world):
@@ -126,6 +166,15 @@ def test_a_symlink_in_one_layer_and_a_write_in_the_next_stay_inside(content, wor
         ([Item("a", CHAR, device=(5000, 1))], "device"),
         ([Item("a", uid=(1 << 32) - 1)], "owner"),
         ([Item("a", data=b"x" * 600, pax={"size": "512"})], "contradict"),
+        ([Item("a", data=b"x", pax={"path": "a\0b"})], "contradict"),
+        ([Item("a", SYMLINK, link="x", pax={"linkpath": "b\0c"})], "contradict"),
+        ([Item("h", LINK, link="")], "empty"),
+        ([Item("h", LINK, link="/")], "directory"),
+        ([Item("h", LINK, link="./")], "directory"),
+        ([Item(".wh..")], "whiteout"),
+        ([Item("a", data=b"x", pax=HUGE)], "contradict"),
+        ([Item("a/" * 2048 + "b")], "2048"),
+        ([*LONG, Item("l0/x")], "too long"),
     ],
 )  # fmt: skip
 def test_what_leads_outside_or_means_nothing_is_refused_by_name(content, world, items, reason):
@@ -206,6 +255,13 @@ def test_capabilities_of_version_3_are_kept_and_mapped(content, world):
         target = world / f"work/caps{n}"
         checkout(content, digests, target, **options)
         assert os.getxattr(target / "ping", "security.capability") == capability(root)
+    # A root outside of the map would be whoever has that number here.
+    maps = {"uid_map": ((0, 200_000, 100),), "gid_map": ((0, 0, 1),)}
+    with pytest.raises(OSError, match="Invalid argument"):
+        checkout(content, digests, world / "work/none", **maps)
+    report = checkout(content, digests, world / "work/noted", **maps, ownership="try")
+    assert [note for note in report.notes if "extended attributes" in note]
+    assert os.listxattr(world / "work/noted/ping") == []
 
 
 def test_overlayfs_own_xattrs_do_not_get_into_its_directories(content, world):
@@ -257,17 +313,41 @@ def test_a_directory_swapped_for_a_symlink_meanwhile_leads_nowhere(content, worl
 RENAMER = """
 import itertools, os, sys
 target, outside = sys.argv[1:]
+FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+def enter(name, at=None):
+    # It does not go through its own links: what happens outside is our doing.
+    try:
+        return os.open(name, FLAGS, dir_fd=at)
+    except OSError:
+        return None
+
+def swap(at, name, link):
+    try:
+        os.rename(name, f"away{turn}-{name}", src_dir_fd=at, dst_dir_fd=at)
+        os.symlink(link, name, dir_fd=at)
+    except OSError:
+        pass
+
 print("at it", flush=True)
+root = None
 for turn in itertools.count():
-    for n in range(40):
-        path = f"{target}/d{n}"
-        inner = f"{path}/sub"
-        for name, link in ((inner, outside), (path, outside), (f"{inner}/f1", outside + "/su")):
-            try:
-                os.rename(name, f"{target}/away{n}-{turn}-{os.path.basename(name)}")
-                os.symlink(link, name)
-            except OSError:
-                continue
+    root = enter(target) if root is None else root
+    for n in range(40) if root is not None else ():
+        folder = enter(f"d{n}", root)
+        inner = None if folder is None else enter("sub", folder)
+        if inner is not None:
+            for m in range(20, 40):  # before the file is made
+                try:
+                    os.symlink(outside + "/su", f"f{m}", dir_fd=inner)
+                except OSError:
+                    break
+            swap(inner, "f1", outside + "/su")
+            os.close(inner)
+        if folder is not None:
+            swap(folder, "sub", outside)
+            os.close(folder)
+        swap(root, f"d{n}", outside)
 """
 
 
@@ -302,9 +382,45 @@ def test_another_process_that_renames_inside_the_target_gets_nothing_outside(
             finally:
                 child.kill()
         if target.exists():
-            disturbed += any(name.startswith("away") for name in os.listdir(target))
+            disturbed += any(path.name.startswith("away") for path in target.rglob("away*"))
     assert disturbed > 0
     assert around(world) == before
+
+
+SLOWLY = """
+import sys; sys.path[:0] = sys.argv[4].split(":")
+import stores
+from checkout_trees import checkout
+with stores.opened(sys.argv[1], readonly=True) as content:
+    checkout(content, [sys.argv[2]], sys.argv[3])
+"""
+
+
+@pytest.mark.needs("root", "strace")
+@pytest.mark.parametrize("kind", [FIFO, SYMLINK], ids=["fifo", "symlink"])
+def test_a_file_put_in_the_place_of_what_was_just_made_keeps_its_owner(content, world, kind):
+    """A hard link to a file outside comes between the making of a name and the change of its owner."""
+    item = Item("p", kind, link="x", uid=99, gid=99, mode=0o4777)
+    (digest,) = put_layers(content, [tar([item])])
+    target, victim = world / "work/rootfs", world / "outside/su"
+    here = Path(__file__).parent
+    calls = "mknodat,symlinkat"
+    with subprocess.Popen(
+        ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e",
+         f"inject={calls}:delay_exit=1000000", sys.executable, "-c", SLOWLY,
+         content.storage.path, digest, target, f"{here}:{here.parent}:{here.parents[1]}"],
+        stderr=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        while child.poll() is None and not os.path.lexists(target / "p"):
+            time.sleep(0.01)
+        os.unlink(target / "p")
+        os.link(victim, target / "p")
+        assert child.stderr is not None
+        said = child.stderr.read()
+    assert child.returncode != 0
+    assert "Stale file handle" in said
+    found = os.lstat(victim)
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (0, 0, 0o4755)
 
 
 @pytest.mark.needs("lowntfs-3g")

@@ -19,6 +19,7 @@ from checkout_trees import DIR, LINK, Item, checkout, put_layers, snapshot, tar
 from layerstore.core.apply import CLONE_COPY, CLONE_NONE, CLONE_SHARE, clone_way
 from layerstore.layers import checkout as rooms
 from layerstore.layers import seeds
+from layerstore.layers.seeds import Seeds
 from layerstore.storage import seeds as rows
 from layerstore.storage.index import Table
 
@@ -257,6 +258,18 @@ def test_it_can_be_switched_off(content, layers, sharing):
     with loads(content) as seen:
         checkout(content, layers, sharing / "third", reflink=False)
     assert sum(seen) > 3_000_000
+
+
+@pytest.mark.needs("mkfs.xfs")
+def test_what_is_not_older_than_the_clock_is_not_recorded(content, layers, tmp_path, monkeypatch):
+    """A change in the same tick could not be told from what was written."""
+    with filesystem(tmp_path, "mkfs.xfs", "-q") as where:
+        with monkeypatch.context() as still:
+            still.setattr(Seeds, "_stamp", lambda seeds: 1_000_000_000)
+            checkout(content, layers, where / "first")
+        assert records(content) == []
+        checkout(content, layers, where / "second")
+        assert len(records(content)) == 1
 
 
 def test_a_filesystem_that_cannot_gets_no_record(content, layers, tmp_path):

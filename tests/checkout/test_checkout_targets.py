@@ -87,6 +87,23 @@ def test_a_read_only_target_is_refused(content, layers, tmp_path):
         checkout(content, layers, ro)
 
 
+def test_a_target_that_others_own_is_refused_and_named(public):
+    """Whoever may not write there gets the error before anything is made."""
+    store, digest = public
+    target = store.parent / "theirs"
+    target.mkdir(mode=0o755)
+    here = Path(__file__).parent
+    path = f"{here}:{here.parent}:{here.parents[1]}"
+    for where in (target, target / "new"):
+        done = subprocess.run(
+            [sys.executable, "-c", ORDINARY, store, digest, where, path, ""],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert f"PermissionError: [Errno 13] Permission denied: '{where}" in done.stderr
+    assert os.listdir(target) == []
+
+
 def test_a_full_target_is_an_error_that_names_the_entry_and_leaves_nothing(content, tmp_path):
     items = [Item(f"f{n}", data=os.urandom(100_000)) for n in range(30)]
     digests = put_layers(content, [tar(items)])
@@ -236,6 +253,35 @@ def test_a_progress_callback_that_raises_leaves_nothing(content, tmp_path):
         rooms.checkout(content, [rooms.Layer(digests[0])], str(tmp_path / "out"), progress=stop)
     assert os.listdir(tmp_path / "out") == []
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+
+
+def test_nobody_else_looks_on_while_it_is_written(content, tmp_path):
+    """What is set-id for an owner to come lies there for a moment before it has its owner."""
+    digests = put_layers(content, [tar([Item("./", DIR), *(Item(f"f{n}") for n in range(900))])])
+    target = tmp_path / "out"
+    target.mkdir(mode=0o755)
+    modes = set()
+
+    def look(progress: object) -> None:
+        modes.add(target.stat().st_mode & 0o7777)
+
+    rooms.checkout(content, [rooms.Layer(digests[0])], str(target), progress=look)
+    assert modes == {0o700, 0o644}
+    assert target.stat().st_mode & 0o7777 == 0o644  # the root's entry says so
+
+
+def test_a_link_in_the_marks_place_is_not_followed(content, layers, tmp_path):
+    target, outside = tmp_path / "out", tmp_path / "outside"
+    target.mkdir()
+    for there in (False, True):
+        if there:
+            outside.write_text("mine")
+        else:
+            (target / MARK).symlink_to(outside)
+        with pytest.raises(OSError, match="symbolic links"):
+            checkout(content, layers, target)
+        assert outside.exists() == there
+    assert outside.read_text() == "mine"
 
 
 def test_an_image_that_has_the_mark_in_it_is_refused(content, tmp_path):

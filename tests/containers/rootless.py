@@ -2,13 +2,14 @@
 
 The process imports all that it may need and becomes an ordinary user then: interpreter and sources may
 lie in a home that others cannot enter. With a namespace it goes on as root of a user namespace of its
-own, with its own mounts: of one id, as anybody may make one, or of many, as newuidmap(1) gives them to
-who has a line in /etc/subuid (here the caller writes the map).
+own, with its own mounts: of one id, as anybody may make one; of many, which the caller gives it; or of
+subordinate ids, which newuidmap(1) and newgidmap(1) give to who has a line in /etc/subuid.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,20 @@ os.setgid(GID)
 os.setuid(UID)
 libc = ctypes.CDLL(None, use_errno=True)
 libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: its files in /proc are its own again
+helper = 0
+if sys.argv[2] == "subids":
+    # Somebody of the same user who stays outside asks for the map.
+    ready, go = os.pipe()
+    here = str(os.getpid())
+    helper = os.fork()
+    if not helper:
+        try:
+            os.read(ready, 1)
+            for name, own in (("newuidmap", UID), ("newgidmap", GID)):
+                subprocess.run([name, here, "0", str(own), "1", "1", "100000", "65535"], check=True)
+            os._exit(0)
+        finally:
+            os._exit(1)
 if sys.argv[2]:
     if libc.unshare(0x10020000) != 0:  # CLONE_NEWUSER | CLONE_NEWNS
         raise OSError(ctypes.get_errno(), "unshare")
@@ -43,9 +58,15 @@ if sys.argv[2]:
         for name, text in maps:
             with open(f"/proc/self/{name}", "w") as f:
                 f.write(text)
+    elif helper:
+        libc.prctl(4, 1, 0, 0, 0)
+        os.write(go, b"x")
+        if os.waitpid(helper, 0)[1]:
+            raise SystemExit("no map of subordinate ids")
     else:
         print("map me", flush=True)
         sys.stdin.readline()
+    if sys.argv[2] != "one":
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
 work = sys.argv[3]
@@ -76,7 +97,7 @@ def run(
     status: int = 0,
 ) -> str:
     """What `code` printed; `work` is its directory, `layerstore` and `making` are imported.
-    `namespace`: empty, `one` or `many` (ids). `fuse`: /dev/fuse is there for everybody, as on most
+    `namespace`: empty, `one`, `many` or `subids`. `fuse`: /dev/fuse is there for everybody, as on most
     machines; else it is nobody's. `said`: a line on its standard input. `status`: how it must end."""
     here = Path(__file__).parent
     path = f"{here}:{here.parents[1]}"
@@ -86,6 +107,11 @@ def run(
     device = f"{work}.fuse"
     before.append(f"mknod {device} c 10 229; chmod {'666' if fuse else '000'} {device}")
     before.append(f"mount --bind {device} /dev/fuse; rm {device}")
+    if namespace == "subids":
+        for name in ("subuid", "subgid"):
+            Path(f"{work}.{name}").write_text(f"{pwd.getpwuid(UID).pw_name}:100000:65535\n")
+            before.append(f"touch /etc/{name}; mount --bind {work}.{name} /etc/{name}")
+            before.append(f"rm {work}.{name}")
     command = ["unshare", "-m", "sh", "-ec", f'{"; ".join(before)}; exec "$@"', "sh"]
     command += [sys.executable, "-c", start, path, namespace, str(work)]
     with subprocess.Popen(

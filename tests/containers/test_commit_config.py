@@ -231,8 +231,8 @@ def test_an_entrypoint_alone_is_as_in_a_dockerfile(store, tmp_path, home, entryp
 def test_the_command_line_says_the_same(store, tmp_path):
     """Everything that its options name."""
     layout = base(store, tmp_path)
-    changes = {k: v for k, v in EVERYTHING.items() if k not in ("stop_signal", "created_by")}
-    words = []
+    changes = EVERYTHING
+    words = ["--stop-signal", changes["stop_signal"], "--created-by", changes["created_by"]]
     for field in ("cmd", "entrypoint"):
         words += [f"--{field}", json.dumps(changes[field])]
     for field in ("user", "workdir", "author", "message"):
@@ -272,3 +272,39 @@ def test_a_range_of_ports_is_each_of_them(store):
     store.commit("base:1", "app:1", ports=["8000-8002", "70-70/udp"])
     made = json.loads(store.image("app:1").config_bytes)["config"]["ExposedPorts"]
     assert made == {port: {} for port in ("8000/tcp", "8001/tcp", "8002/tcp", "70/udp")}
+
+
+@pytest.mark.needs("umoci", "skopeo")
+def test_annotations_are_the_manifests(store, tmp_path):
+    """As `umoci config --manifest.annotation` sets them, beside our note of the base."""
+    layout = base(store, tmp_path)
+    store.commit("base:1", "app:1", annotations={"org.example.a": "1", "b": "é =2"})
+    store.export_image("app:1", f"oci:{layout}:ours")
+    making.run(
+        "umoci", "config", "--image", f"{layout}:base", "--tag", "theirs",
+        "--manifest.annotation=org.example.a=1", "--manifest.annotation=b=é =2",
+    )  # fmt: skip
+    mine, theirs = (
+        json.loads(making.run("skopeo", "inspect", "--raw", f"oci:{layout}:{tag}"))["annotations"]
+        for tag in ("ours", "theirs")
+    )
+    assert (
+        mine.pop("org.opencontainers.image.base.digest")
+        == {i.name: i.digest for i in store.images()}["base:1"]
+    )
+    assert mine == theirs
+    for key in ("", "org.opencontainers.image.base.digest"):
+        with pytest.raises(layerstore.InvalidInputError, match="annotation"):
+            store.commit("base:1", "app:2", annotations={key: "x"})
+
+
+def test_the_shell_is_kept_and_goes(store):
+    """Docker's field, which image-spec leaves to others: buildah ignores it for OCI images, BuildKit
+    writes it as here."""
+    making.image(store, "base:1", [making.BASE])
+    store.commit("base:1", "app:1", shell=["/bin/ash", "-eo", "pipefail", "-c"])
+    store.commit("app:1", "app:2", user="1")
+    store.commit("app:2", "app:3", shell=[])
+    found = [json.loads(store.image(f"app:{n}").config_bytes)["config"] for n in (1, 2, 3)]
+    assert found[0]["Shell"] == found[1]["Shell"] == ["/bin/ash", "-eo", "pipefail", "-c"]
+    assert "Shell" not in found[2]

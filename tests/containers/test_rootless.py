@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import rootless
@@ -99,6 +100,20 @@ def test_a_snapshot_lives_without_root(namespace, fuse, driver, expected):
         ["made", 0o755, 0, 0],
         ["made/file", 0o640, 0, 0],
     ]
+
+
+@pytest.mark.needs("root", "newuidmap")
+@pytest.mark.parametrize("driver", ["overlay", "copy"])
+def test_a_snapshot_lives_on_subordinate_ids(driver):
+    """The ids that /etc/subuid and /etc/subgid give to a user, through newuidmap and newgidmap: owners
+    are those of the layers, in a checkout as in a snapshot."""
+    with rootless.home() as work:
+        said = json.dumps([driver, driver, True])
+        out = rootless.run(CHANGE + LIFE, work, namespace="subids", said=said)
+        owners = {os.lstat(path).st_uid for path in (work / "want").rglob("*")}
+    assert [made[2:] for made in json.loads(out)] == [[0, 0]] * 3
+    assert rootless.UID in owners  # root inside
+    assert any(100_000 <= uid < 165_535 for uid in owners)
 
 
 LEFT = """
