@@ -64,7 +64,7 @@ def replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(tmp_path_factory.mktemp("replay"))
 
 
-def built(directory: Path) -> Path:
+def built(directory: Path, *flags: str) -> Path:
     """The program of model_replay.c."""
     program = directory / "model_replay"
     deflate = ROOT / "csrc" / "deflate"
@@ -75,7 +75,7 @@ def built(directory: Path) -> Path:
     sources += [deflate / "trees.c", deflate / "blocks.c"]
     subprocess.run(
         [
-            *("gcc", "-std=c11", "-O2", "-fno-strict-aliasing", f"-I{ROOT / 'csrc'}"),
+            *("gcc", "-std=c11", "-O2", "-fno-strict-aliasing", f"-I{ROOT / 'csrc'}", *flags),
             *("-o", program, Path(__file__).with_name("model_replay.c"), *sources),
         ],
         check=True,
@@ -128,6 +128,11 @@ def vectors(program: Path) -> dict[str, dict[str, list[str]]]:
 
 def test_the_models_give_what_they_gave_when_they_were_frozen(replay: Path) -> None:
     assert vectors(replay) == json.loads(VECTORS.read_text())
+
+
+def test_the_plain_path_gives_the_same(tmp_path: Path) -> None:
+    plain = built(tmp_path, "-DLS_PORTABLE_ONLY=1")
+    assert vectors(plain) == json.loads(VECTORS.read_text())
 
 
 @pytest.mark.parametrize("model", [221, 301, 304, 305, 306, 309, 365])
