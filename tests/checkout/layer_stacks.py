@@ -95,7 +95,10 @@ class Model:
         late = [item for item in white if not self._hide(item, through=False)]
         for item in items:
             if item.type == DIR and item not in white:
-                folder, name = self.walk(item.name, False)
+                try:
+                    folder, name = self.walk(item.name, False)
+                except Circle:
+                    continue  # of links that a late whiteout may remove
                 if folder is not None and not self._links:
                     self._barred.add((id(folder), name))
         for item in late:
