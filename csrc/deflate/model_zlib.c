@@ -60,8 +60,10 @@ typedef struct state {
     uint64_t buffer; /* where it began then, in bytes of the stream */
     uint16_t link[RING];
     int32_t head[1 << 16];
-    uint16_t link4[RING]; /* lazy: chains of 4 bytes, to see where nothing longer can be */
+    /* Lazy levels: chains of 4 bytes, and each position's place in its chain of 3, modulo 2^16. */
+    uint16_t link4[RING], place[RING];
     int32_t head4[1 << BITS4];
+    uint16_t places[1 << 16];
 } state;
 
 INLINE uint32_t hash(const uint8_t *p, uint32_t bits) {
@@ -86,6 +88,16 @@ INLINE void enter4(state *s, size_t at) {
 INLINE void enter_all(state *s, size_t from, size_t to, uint32_t bits) {
     for (size_t at = from; at < to; at++)
         enter(s, at, bits);
+}
+
+/* Into both kinds of chains, with its place in that of 3 bytes. */
+INLINE void enter_placed(state *s, size_t from, size_t to, uint32_t bits) {
+    for (size_t at = from; at < to; at++) {
+        enter(s, at, bits);
+        s->place[at & (RING - 1)] = ++s->places[hash(s->r.data + at, bits)];
+    }
+    for (size_t at = from; at < to; at++)
+        enter4(s, at);
 }
 
 /* GNU gzip's buffer is of two windows, and moves on by one when it is full up to the last byte but one. It
@@ -135,78 +147,121 @@ static ls_match gzip_find_at_end(state *s, size_t at, uint32_t least, uint32_t t
     return best;
 }
 
-/* `quick`: the chains of 4 bytes are there, and leave off where it is plain that nothing longer follows. */
-INLINE ls_match search(state *s, size_t at, uint32_t least, int quick) {
-    const ls_replay *r = &s->r;
-    ls_match best = {0, 0};
-    size_t rest = r->end - at;
-    if (rest < MIN_MATCH || least >= rest)
-        return best;
+/* How far back a candidate may be; one more for the first, if that is the window's bound. */
+INLINE uint32_t farthest(size_t at) {
     /* Position 0 of a stream, or of a piece that stands alone, is no candidate. */
-    uint32_t far = at - 1 < MAX_DIST ? (uint32_t)(at - 1) : MAX_DIST - 1;
-    uint32_t tries = least >= s->p.how.good ? s->p.how.chain >> 2 : s->p.how.chain;
-    if (s->p.kind == GZIP && rest < AT_ONCE) {
-        best = gzip_find_at_end(s, at, least, tries, far);
-    } else {
-        const uint16_t *link = s->link;
-        const uint8_t *here = r->data + at;
-        uint32_t dist = link[at & (RING - 1)];
-        if (dist > far + (far == MAX_DIST - 1))
-            return best;
-        uint32_t most = rest < MAX_MATCH ? (uint32_t)rest : MAX_MATCH;
-        uint32_t nice = s->p.how.nice < most ? s->p.how.nice : most;
-        uint32_t length = least;
-        /* The last bytes of a match that would be longer, 4 where there are so many. */
-        uint32_t mask = 0xffffff,
-                 tail = (uint32_t)here[0] | (uint32_t)here[1] << 8 | (uint32_t)here[2] << 16;
-        const uint8_t *probe = here;
-        if (quick && length < MIN_MATCH && s->link4[at & (RING - 1)] > far + 1) {
-            /* There can only be one of 3 bytes. */
-            far = far < TOO_FAR ? far : TOO_FAR;
-            most = nice = MIN_MATCH;
-            if (dist > far)
-                return best;
+    return at - 1 < MAX_DIST ? (uint32_t)(at - 1) : MAX_DIST - 1;
+}
+
+INLINE uint32_t tries_of(const state *s, uint32_t least) {
+    return least >= s->p.how.good ? s->p.how.chain >> 2 : s->p.how.chain;
+}
+
+/* Along the chain of 3 bytes, as the encoders go. */
+INLINE ls_match search3(const state *s, size_t at, uint32_t least, uint32_t most, uint32_t far) {
+    const uint8_t *here = s->r.data + at;
+    const uint16_t *link = s->link;
+    ls_match best = {0, 0};
+    uint32_t dist = link[at & (RING - 1)], tries = tries_of(s, least), length = least;
+    uint32_t nice = s->p.how.nice < most ? s->p.how.nice : most;
+    if (dist > far + (far == MAX_DIST - 1))
+        return best;
+    /* The last bytes of a match that would be longer, 4 where there are so many. */
+    uint32_t mask = 0xffffff, tail = ls_load32(here) & mask;
+    const uint8_t *probe = here;
+    if (length >= MIN_MATCH) {
+        mask = 0xffffffff;
+        probe = here + length - 3;
+        tail = ls_load32(probe);
+    }
+    do {
+        if (((ls_load32(probe - dist) ^ tail) & mask) == 0) {
+            uint32_t n = ls_common(here, here - dist, most);
+            if (n > length) {
+                length = n;
+                best.dist = dist;
+                if (n >= nice)
+                    break;
+                mask = 0xffffffff;
+                probe = here + length - 3;
+                tail = ls_load32(probe);
+            }
         }
-        if (length >= MIN_MATCH) {
-            mask = 0xffffffff;
+        dist += link[(at - dist) & (RING - 1)];
+    } while (dist <= far && --tries);
+    best.length = best.dist ? length : 0;
+    return best;
+}
+
+/* The same for a match of over 3 bytes, along the chain of 4: all that could be one is there, in the same
+ * order. An encoder gives up after so many candidates of 3 bytes; a candidate's place tells how many came
+ * before it. A place means something only where the bytes are the same, not just their hash. */
+INLINE ls_match search4(const state *s, size_t at, uint32_t least, uint32_t most, uint32_t far) {
+    const uint8_t *here = s->r.data + at;
+    const uint16_t *link = s->link4, *place = s->place;
+    ls_match best = {0, 0};
+    uint32_t dist = link[at & (RING - 1)], tries = tries_of(s, least);
+    uint32_t length = least < MIN_MATCH ? MIN_MATCH : least, own = place[at & (RING - 1)];
+    uint32_t nice = s->p.how.nice < most ? s->p.how.nice : most;
+    uint32_t bound = far + (far == MAX_DIST - 1), first = ls_load32(here);
+    const uint8_t *probe = here + length - 3;
+    uint32_t tail = ls_load32(probe);
+    if (dist > bound || (least > MIN_MATCH && ls_none_longer(link, here, at, length, 0, bound)))
+        return best;
+    do {
+        uint32_t n, before = (own - place[(at - dist) & (RING - 1)]) & 0xffff;
+        if (before > tries || (dist > far && before > 1)) {
+            if (ls_load32(here - dist) == first)
+                break;
+        } else if (ls_load32(probe - dist) == tail &&
+                   (n = ls_common(here, here - dist, most)) > length) {
+            length = n;
+            best.dist = dist;
+            if (n >= nice || ls_none_longer(link, here, at, length, dist, far))
+                break;
             probe = here + length - 3;
             tail = ls_load32(probe);
-            if (quick && ls_none_longer(s->link4, here, at, length, 0, far + 1))
-                return best;
         }
-        do {
-            if (((ls_load32(probe - dist) ^ tail) & mask) == 0) {
-                uint32_t n = ls_common(here, here - dist, most);
-                if (n > length) {
-                    length = n;
-                    best.dist = dist;
-                    if (n >= nice ||
-                        (quick && ls_none_longer(s->link4, here, at, length, dist, far)))
-                        break;
-                    mask = 0xffffffff;
-                    probe = here + length - 3;
-                    tail = ls_load32(probe);
-                }
-            }
-            dist += link[(at - dist) & (RING - 1)];
-        } while (dist <= far && --tries);
-        best.length = best.dist ? length : 0;
-    }
-    if (best.length == MIN_MATCH && best.dist > TOO_FAR && !s->p.greedy)
-        best.length = 0;
+        dist += link[(at - dist) & (RING - 1)];
+    } while (dist <= bound);
+    best.length = best.dist ? length : 0;
     return best;
 }
 
 INLINE ls_match find(void *state_, size_t at, uint32_t least) {
-    return search(state_, at, least, 1);
+    state *s = state_;
+    ls_match best = {0, 0};
+    size_t rest = s->r.end - at;
+    uint32_t far = farthest(at);
+    if (rest < MIN_MATCH || least >= rest)
+        return best;
+    if (s->p.kind == GZIP && rest < AT_ONCE) {
+        best = gzip_find_at_end(s, at, least, tries_of(s, least), far);
+    } else {
+        uint32_t most = rest < MAX_MATCH ? (uint32_t)rest : MAX_MATCH;
+        if (most > MIN_MATCH)
+            best = search4(s, at, least, most, far);
+        if (!best.length && least < MIN_MATCH)
+            best = search3(s, at, least, MIN_MATCH, far < TOO_FAR ? far : TOO_FAR);
+    }
+    if (best.length == MIN_MATCH && best.dist > TOO_FAR)
+        best.length = 0;
+    return best;
 }
 
 /* Greedy levels: a position enters its chain when it is looked at. */
 INLINE ls_match find_greedy(void *state_, size_t at, uint32_t least) {
     state *s = state_;
-    if (s->r.end - at >= MIN_MATCH)
-        enter(s, at, s->p.hash_bits);
-    return search(s, at, least, 0);
+    ls_match best = {0, 0};
+    size_t rest = s->r.end - at;
+    if (rest < MIN_MATCH)
+        return best;
+    enter(s, at, s->p.hash_bits);
+    if (least >= rest)
+        return best;
+    if (s->p.kind == GZIP && rest < AT_ONCE)
+        return gzip_find_at_end(s, at, least, tries_of(s, least), farthest(at));
+    return search3(s, at, least, rest < MAX_MATCH ? (uint32_t)rest : MAX_MATCH, farthest(at));
 }
 
 /* ---- what happens at each token --------------------------------------------------------------- */
@@ -271,11 +326,9 @@ INLINE void ready_lazy(void *state_) {
         size_t to = r->linked + LINK_STEP;
         to = to < s->hashable ? to : s->hashable;
         if (s->p.hash_bits == 15)
-            enter_all(s, r->linked, to, 15);
+            enter_placed(s, r->linked, to, 15);
         else
-            enter_all(s, r->linked, to, 16);
-        for (size_t at = r->linked; at < to; at++)
-            enter4(s, at);
+            enter_placed(s, r->linked, to, 16);
         r->linked = to;
     }
     if (r->at >= r->end && r->end < r->input)
@@ -383,11 +436,10 @@ static void begin(const ls_model *m, void *state_, const ls_span *span) {
             next += n;
         }
         r->linked = from < s->hashable ? from : s->hashable;
-        enter_all(s, 0, r->linked, s->p.hash_bits);
         for (size_t i = 0; i < (size_t)1 << BITS4; i++)
             s->head4[i] = NOWHERE;
-        for (size_t at = 0; at < r->linked; at++)
-            enter4(s, at);
+        memset(s->places, 0, sizeof s->places);
+        enter_placed(s, 0, r->linked, s->p.hash_bits);
         r->at = from;
         if (pieces || marks)
             r->end = piece_end(s, from);
