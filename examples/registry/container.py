@@ -70,8 +70,9 @@ def libraries(programs: Iterable[Path]) -> set[Path]:
     return found
 
 
-def fill(root: Path) -> Path:
-    """Python with the standard library, layerstore and its packages; where the interpreter is."""
+def fill(root: Path) -> tuple[Path, Path]:
+    """Python with the standard library, layerstore and its packages; where the interpreter is, and
+    where the packages are: a distribution's own Python may look for them elsewhere."""
     interpreter = Path(os.path.realpath(sys.executable))
     found = importlib.util.find_spec("layerstore")
     assert found is not None
@@ -94,7 +95,7 @@ def fill(root: Path) -> Path:
     for folder in ("tmp", "store", "proc", "dev", "sys", "etc"):
         (root / folder).mkdir()
     (root / "tmp").chmod(0o1777)
-    return interpreter
+    return interpreter, Path("/", packages.relative_to(root))
 
 
 def image(store: layerstore.Store) -> layerstore.ImageInfo:
@@ -102,7 +103,7 @@ def image(store: layerstore.Store) -> layerstore.ImageInfo:
     with tempfile.TemporaryDirectory(prefix="registry-image-") as work:
         root = Path(work) / "root"
         root.mkdir(mode=0o755)
-        interpreter = fill(root)
+        interpreter, packages = fill(root)
         layer = store.diff_upper(root, source_date_epoch=EPOCH)
     entrypoint = [str(interpreter), "-m", "layerstore"]
     return store.commit(
@@ -112,7 +113,7 @@ def image(store: layerstore.Store) -> layerstore.ImageInfo:
         source_date_epoch=EPOCH,
         entrypoint=entrypoint,
         cmd=SERVE,
-        env={"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"},
+        env={"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(packages)},
     )
 
 
