@@ -28,6 +28,13 @@ INLINE int holds(const uint8_t *b, uint32_t s, uint32_t entry, uint32_t v) {
     return ls_reaches(s, entry, REACH - 1) && le32(b + (entry - FAR)) == v;
 }
 
+/* The same without a branch: where the entry is out of reach, s is looked at instead. */
+INLINE uint32_t holds_flat(const uint8_t *b, uint32_t s, uint32_t entry, uint32_t v) {
+    uint32_t back = s + FAR - entry, in = back - 1 < REACH - 1;
+    uint32_t at = s - (back & (0u - in));
+    return in & (uint32_t)(le32(b + at) == v);
+}
+
 /* How long a match is, of which 4 bytes are known: up to 258, to the chunk's end. */
 INLINE uint32_t length_of(const ls_chunks *c, uint32_t s, uint32_t t) {
     uint32_t end = s + MAX_MATCH < c->to ? s + MAX_MATCH : c->to;
@@ -73,6 +80,13 @@ INLINE int kp56_find(void *tables, ls_chunks *c, ls_match *m, int level, int end
         k->far[far].before = long_entry.now;
         near = kp_hash4(w, bits);
         far = kp_hash7(w, bits);
+        /* Most positions have nothing, for one of many reasons: one branch for all of them. */
+        if (!(holds_flat(b, s, long_entry.now, (uint32_t)v) |
+              holds_flat(b, s, long_entry.before, (uint32_t)v) |
+              holds_flat(b, s, short_entry, (uint32_t)v))) {
+            v = w;
+            continue;
+        }
         if (ls_reaches(s, long_entry.now, REACH - 1)) {
             if (le32(b + (long_entry.now - FAR)) == (uint32_t)v) {
                 t = long_entry.now - FAR;
