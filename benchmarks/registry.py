@@ -153,9 +153,15 @@ def _tags(s: Setting) -> list[str]:
     return [image.tag for image in s.gzip.images()]
 
 
-def _serve(s: Setting, name: str, directory: Path) -> contextlib.AbstractContextManager[Server]:
+def _serve(
+    s: Setting, name: str, directory: Path, clients: int = 1
+) -> contextlib.AbstractContextManager[Server]:
+    """A contender. For many clients ours has a worker on each core, as the others have threads."""
     port = free_port()
-    return serving(CONTENDERS[name](s, directory, port), port)
+    command = CONTENDERS[name](s, directory, port)
+    if name == OURS and clients > 1:
+        command = ours(s, directory, port, "serve", "--workers", str(CORES))
+    return serving(command, port)
 
 
 def _figures(s: Setting, what: str, bound: float, spent: dict[str, Spent]) -> list[Figure]:
@@ -178,7 +184,7 @@ def _pushes(s: Setting, clients: int, what: str, bound: float) -> list[Figure]:
     with _on(CORES):
         for number in range(s.rounds):
             for name in _turn(spent, number):
-                with _serve(s, name, s.fresh(f"registry-{name}")) as server:
+                with _serve(s, name, s.fresh(f"registry-{name}"), clients) as server:
                     push(spent[name], s.gzip, _tags(s), server, clients)
     return _figures(s, what, bound, spent)
 
@@ -192,7 +198,7 @@ def _pulls(s: Setting, clients: int, what: str, bound: float) -> list[Figure]:
                 push(Spent(), s.gzip, _tags(s), server, 2)
         for number in range(s.rounds):
             for name in _turn(spent, number):
-                with _serve(s, name, s.work / f"registry-{name}") as server:
+                with _serve(s, name, s.work / f"registry-{name}", clients) as server:
                     pull(spent[name], target, _tags(s), server, clients)
                 if not number:
                     check(s.gzip, _tags(s), target)
