@@ -707,16 +707,22 @@ def test_check_and_rebuild_do_not_mind(place: Path, store: layerstore.Store) -> 
         assert again.diff_upper(place).digest == first.digest
 
 
-def test_two_trees_by_content(place: Path, store: layerstore.Store) -> None:
-    a, b = place / "a", place / "b"
-    a.mkdir()
-    fill(a)
-    subprocess.run(["cp", "-a", a, b], check=True)
-    was = os.lstat(b / "big")
-    with open(b / "big", "r+b") as f:
+def two(place: Path) -> tuple[Path, Path]:
+    """Two trees that differ in one byte, and in nothing that stat says."""
+    old, new = place / "old", place / "new"
+    old.mkdir()
+    fill(old)
+    subprocess.run(["cp", "-a", old, new], check=True)
+    was = os.lstat(new / "big")
+    with open(new / "big", "r+b") as f:
         f.seek(BIG - 1)
         f.write(b"!")
-    os.utime(b / "big", ns=(was.st_atime_ns, was.st_mtime_ns))
+    os.utime(new / "big", ns=(was.st_atime_ns, was.st_mtime_ns))
+    return old, new
+
+
+def test_two_trees_by_content(place: Path, store: layerstore.Store) -> None:
+    a, b = two(place)
     assert list(members(bytes_of(store, store.diff_trees(a, b)))) == []
     found = members(bytes_of(store, store.diff_trees(a, b, content=True)))
     assert sorted(found) == [".", "big"]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_diff import BIG, age, bytes_of, fill, opened_by
+from test_diff import age, bytes_of, fill, opened_by, two
 from trees import disk, overlay
 
 import layerstore
@@ -87,20 +87,6 @@ def test_a_change_below_within_a_tick_is_seen(place: Path, store: layerstore.Sto
         at.write_bytes(b"%05d" % i)
         info = store.diff_upper(upper, [lower])
         assert bytes_of(store, info) == plain(lower, upper)
-
-
-def two(place: Path) -> tuple[Path, Path]:
-    """Two trees that differ in one byte, and in nothing that stat says."""
-    old, new = place / "old", place / "new"
-    old.mkdir()
-    fill(old)
-    subprocess.run(["cp", "-a", old, new], check=True)
-    was = os.lstat(new / "big")
-    with open(new / "big", "r+b") as f:
-        f.seek(BIG - 1)
-        f.write(b"!")
-    os.utime(new / "big", ns=(was.st_atime_ns, was.st_mtime_ns))
-    return old, new
 
 
 def compared(old: Path, new: Path) -> bytes:

@@ -18,19 +18,12 @@ from oci import oci_make as make
 from registry.claims_child import hold
 from registry.test_registry_mirror import get, layer, mirror, slowly
 from registry.test_registry_server import serving_with
-from remote import upstream as servers
 
 import layerstore
 from layerstore.registry.claims import Claims
 from layerstore.storage import clock, leases
 
 BIG = os.urandom(6 << 20)
-
-
-@pytest.fixture
-def upstream():
-    with servers.upstream() as running:
-        yield running
 
 
 @pytest.fixture

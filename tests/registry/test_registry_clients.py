@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-from cli.small_images import BASE, TOP, Layout
 from registry.test_registry_server import a_new_go, serving, skopeo
 
 ONE = "if test -d /sys/fs/cgroup/unified; then umount -l /sys/fs/cgroup/unified; fi"
@@ -46,13 +45,6 @@ def digest_at(reference: str) -> str:
 def is_there(reference: str) -> bool:
     words = ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{reference}"]
     return subprocess.run(words, capture_output=True, timeout=60).returncode == 0
-
-
-@pytest.fixture
-def layout(tmp_path):
-    made = Layout(tmp_path / "layout")
-    made.image("1", BASE, TOP, compressed=True)
-    return made.path
 
 
 @pytest.fixture

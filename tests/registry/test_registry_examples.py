@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli.small_images import BASE, TOP, Layout
 from registry.test_registry_clients import ONE, digest_at
 from registry.test_registry_server import skopeo
 
@@ -58,13 +57,6 @@ def running(command: list[str], host: str, **more: object) -> Iterator[subproces
         assert "Traceback" not in said
     finally:
         process.kill()
-
-
-@pytest.fixture
-def layout(tmp_path) -> Path:
-    made = Layout(tmp_path / "layout")
-    made.image("1", BASE, TOP, compressed=True)
-    return made.path
 
 
 def push_and_pull(host: str, layout: Path, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import bcrypt
 import pytest
-from cli.small_images import BASE, TOP, Layout
 from registry.issuer import ISSUER, PASSWORD, SERVICE, USER, issuing
 from registry.test_registry_clients import containerd, digest_at, engine, run
 from registry.test_registry_server import serving_with, skopeo
@@ -37,13 +36,6 @@ users = ["@anyone"]
 repositories = ["open/*"]
 rights = ["pull"]
 """
-
-
-@pytest.fixture
-def layout(tmp_path):
-    made = Layout(tmp_path / "layout")
-    made.image("1", BASE, TOP, compressed=True)
-    return made.path
 
 
 @pytest.fixture

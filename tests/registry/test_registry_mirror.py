@@ -17,17 +17,10 @@ from pathlib import Path
 import pytest
 from oci import oci_make as make
 from registry.test_registry_server import serving
-from remote import upstream as servers
 
 import layerstore
 
 BIG = os.urandom(3 << 20)
-
-
-@pytest.fixture
-def upstream():
-    with servers.upstream() as running:
-        yield running
 
 
 @pytest.fixture
