@@ -30,7 +30,9 @@ MAX_CHUNKS = 4096
 CODEC_STORED, CODEC_ZSTD = 0, 1
 KIND_CONTENT, KIND_META = 0, 1
 _CHECK = 16
-_LEVELS = {KIND_CONTENT: 3, KIND_META: 12}
+META_LEVEL = 12
+# zstd's level 3 with tables that stay in a core's second cache: a seventh less time for 1 % more bytes.
+_CONTENT = {"window_log": 20, "hash_log": 15, "chain_log": 14, "search_log": 1, "min_match": 5}
 # A raw length beyond this is no block of ours: bounds what a damaged header can make us allocate.
 MAX_RAW = 2 * BLOCK_SIZE
 
@@ -42,9 +44,14 @@ def _compressor(kind: int) -> zstandard.ZstdCompressor:
     if kind not in made:
         import zstandard
 
-        made[kind] = zstandard.ZstdCompressor(
-            level=_LEVELS[kind], write_checksum=False, write_content_size=True
+        params = (
+            zstandard.ZstdCompressionParameters.from_level(META_LEVEL, write_checksum=False)
+            if kind == KIND_META
+            else zstandard.ZstdCompressionParameters(
+                **_CONTENT, strategy=zstandard.STRATEGY_DFAST, write_checksum=False
+            )
         )
+        made[kind] = zstandard.ZstdCompressor(compression_params=params)
     return made[kind]
 
 
