@@ -11,11 +11,11 @@ import contextlib
 import hashlib
 import http.client
 import json
+import multiprocessing
 import os
 import selectors
 import socket
 import statistics
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +31,8 @@ from benchmarks.measure import memory_of, tree
 from benchmarks.registry_server import Server, free_port, ours, serving
 from benchmarks.report import Figure
 from benchmarks.setting import Setting
+from layerstore.registry.server import Options
+from layerstore.registry.upkeep import maintain
 
 CONNECTIONS = 4
 SECONDS = 3.0
@@ -242,23 +244,33 @@ def idle(s: Setting) -> list[Figure]:
 
 @contextlib.contextmanager
 def _collecting(s: Setting, store: Path) -> Iterator[None]:
-    """Runs gc over and over, where the scheduler gives it only what is left over."""
+    """Runs gc as a server does to which requests come, five seconds after the last ended: a server
+    waits for thirty, and has one job at a time."""
     over = threading.Event()
-
-    def idly() -> None:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    context = multiprocessing.get_context("spawn")
+    asked = context.Value("d", 0.0)
 
     def collect() -> None:
         while not over.is_set():
-            subprocess.run(s.ours(store, "gc"), check=True, capture_output=True, preexec_fn=idly)
+            asked.value = time.monotonic()
+            process = context.Process(
+                target=maintain, args=(str(store), Options(), "gc", str(s.work / "gc"), asked)
+            )
+            process.start()
+            while process.exitcode is None:
+                asked.value = time.monotonic()
+                process.join(0.1)
+            if process.exitcode:
+                raise RuntimeError(f"gc ended with {process.exitcode}")
+            over.wait(5.0)
 
-    thread = threading.Thread(target=collect)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(collect)
+        try:
+            yield
+        finally:
+            over.set()
+            running.result()
 
 
 # ---- memory -----------------------------------------------------------------------------------

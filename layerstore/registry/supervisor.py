@@ -2,8 +2,8 @@
 
 The supervisor opens nothing of the store. Workers share the listening socket, so the kernel hands each
 connection to one that waits; one that dies is started again, and uploads go on in any of them. What
-maintains runs where the scheduler gives it only what is left over (SCHED_IDLE), and is stopped as soon
-as requests come back, where it was asked to wait for idleness: both jobs lose nothing by that.
+maintains (upkeep.py) is stopped as soon as requests come back, where it was asked to wait for
+idleness: both jobs lose nothing by that.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from .metrics import Metrics
+from .upkeep import maintain
 
 if TYPE_CHECKING:
     from .config import Config
@@ -159,7 +160,7 @@ class Supervisor:
                 continue
             report = os.path.join(self._directory, f"{what}.report")
             process = _CONTEXT.Process(
-                target=_maintenance, args=(self._path, self._options, what, report)
+                target=maintain, args=(self._path, self._options, what, report, self._last)
             )
             process.start()
             self._job = (what, process, time.monotonic(), report)
@@ -238,30 +239,3 @@ def _work(
             busy=busy,
             shared=directory,
         )
-
-
-def _maintenance(path: str, options: Options, what: str, report: str) -> None:
-    """One job, in its process; it may be interrupted at any moment."""
-    import layerstore
-
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a terminal sends it to all; the supervisor decides
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    try:
-        with layerstore.open(path, timeout=options.timeout) as store:
-            said: dict[str, int] = {}
-            if what == "gc":
-                collected = store.gc()
-                said = {
-                    "freed_bytes": collected.freed_bytes,
-                    "pending_bytes": collected.pending_bytes,
-                }
-            else:
-                said = {"freed_bytes": store.optimize().freed_bytes}
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    with open(report, "w", encoding="utf-8") as f:
-        json.dump(said, f)

@@ -1,0 +1,111 @@
+"""One job of upkeep, optimizing or collecting, in a process of its own that gives way to requests.
+
+The scheduler gives it only what is left over (SCHED_IDLE). That alone does not keep answers quick: a
+process that wakes on a core that is in use waits now and then until the next tick, some milliseconds,
+whatever the classes are. So while requests come the job has one core, and a share of its time; when
+none came for a while it has all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.sharedctypes import Synchronized
+from typing import TYPE_CHECKING
+
+from ..values import Progress
+
+if TYPE_CHECKING:
+    from .server import Options
+
+SHARE = 0.15
+"""Of one core, while requests come."""
+BURST = 0.2
+"""Seconds of a core that are used before the job waits: many short turns disturb more than few long
+ones."""
+QUIET = 1.0
+"""Seconds without a request after which all is the job's."""
+NAP = 0.2
+"""Seconds: at most so much later the job notices that it need not wait."""
+
+
+class Pace:
+    """Called between pieces of work: waits until the job has had no more than its share.
+
+    `busy` says whether requests come. What was used before they came counts for nothing."""
+
+    def __init__(
+        self,
+        busy: Callable[[], bool],
+        *,
+        used: Callable[[], float] = time.process_time,
+        now: Callable[[], float] = time.monotonic,
+        nap: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._busy = busy
+        self._used = used
+        self._now = now
+        self._nap = nap
+        self._since: tuple[float, float] | None = None
+        self._all = sorted(os.sched_getaffinity(0))
+
+    def __call__(self, progress: Progress | None = None) -> None:
+        if not self._busy():
+            if self._since is not None:
+                self._since = None
+                _on(self._all)
+            return
+        if self._since is None:
+            self._since = self._used(), self._now()
+            _on(self._all[-1:])
+        used, at = self._since
+        spent = self._used() - used
+        if spent < BURST:
+            return
+        until = at + spent / SHARE
+        while self._busy() and (left := until - self._now()) > 0:
+            self._nap(min(left, NAP))
+        # Each turn is paid for by itself: what was waited for elsewhere is no credit.
+        self._since = self._used(), self._now()
+
+
+def _on(cores: list[int]) -> None:
+    """All threads of this process run there. What has ended meanwhile, or may not, stays as it is."""
+    for name in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(int(name), cores)
+
+
+def maintain(
+    path: str, options: Options, what: str, report: str, last: Synchronized[float]
+) -> None:
+    """One job, in its process; it may be interrupted at any moment. `last`: when a request came last, by
+    the monotonic clock."""
+    # A terminal sends it to all; the supervisor decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        pace = Pace(lambda: time.monotonic() - last.get_obj().value < QUIET)
+        pace()
+        import layerstore
+
+        with layerstore.open(path, timeout=options.timeout) as store:
+            said: dict[str, int] = {}
+            if what == "gc":
+                collected = store.gc(progress=pace)
+                said = {
+                    "freed_bytes": collected.freed_bytes,
+                    "pending_bytes": collected.pending_bytes,
+                }
+            else:
+                said = {"freed_bytes": store.optimize(progress=pace).freed_bytes}
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    with open(report, "w", encoding="utf-8") as f:
+        json.dump(said, f)
