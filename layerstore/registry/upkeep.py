@@ -83,8 +83,8 @@ def _on(cores: list[int]) -> None:
 def maintain(
     path: str, options: Options, what: str, report: str, last: Synchronized[float]
 ) -> None:
-    """One job, in its process; it may be interrupted at any moment. `last`: when the last request came, by
-    the monotonic clock."""
+    """One job, in its process; it may be interrupted at any moment. `last`: when a request came, by the
+    monotonic clock."""
     # A terminal sends it to all; the supervisor decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
