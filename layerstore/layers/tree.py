@@ -166,24 +166,19 @@ class Tree:
 
     def _apply(self, layer: int, digest: str) -> None:
         sources: list[tuple[str, TarEntry]] = []
-        hidden: set[str] = set()
-        opaque: set[str] = set()
-        paths = Paths(self.links())
+        marks: list[str] = []
+        below = self.links()
+        paths = Paths(dict(below))
         for source in scan_layer(self._content, digest):
-            path = paths.real(text(source.name))
-            if path is None:
+            name = text(source.name)
+            if (clean(name) or "").rpartition("/")[2].startswith(PREFIX):
+                marks.append(name)
                 continue
-            folder, _, base = path.rpartition("/")
-            if base == OPAQUE:
-                opaque.add(folder)
-            elif base.startswith(PREFIX):
-                target = base[len(PREFIX) :]
-                if target in ("", ".", ".."):
-                    continue
-                hidden.add(f"{folder}/{target}" if folder else target)
-            elif path:
+            path = paths.real(name)
+            if path:
                 paths.enter(path, source)
                 sources.append((path, source))
+        hidden, opaque = _marked(marks, below, sources) if marks else (set(), set())
         if hidden or opaque:
             self._hide(hidden, opaque)
         own = self._entries(layer, digest, sources)
@@ -293,6 +288,28 @@ class Tree:
                 f"{path} is a hard link to {found.entry.linkname}, which is not there", path=path
             )
         return found.first
+
+
+def _marked(
+    marks: Sequence[str], links: Mapping[str, str], sources: Sequence[tuple[str, TarEntry]]
+) -> tuple[set[str], set[str]]:
+    """What a layer hides of those below, and the directories of which it hides all, wherever in it that
+    is said. Behind a link of those below, unless the layer has a directory in the link's place."""
+    own = {path for path, source in sources if to_entry(source, path, 0).type == "dir"}
+    paths = Paths({path: link for path, link in links.items() if path not in own})
+    hidden: set[str] = set()
+    opaque: set[str] = set()
+    for name in marks:
+        path = paths.real(name)
+        if path is None:
+            continue
+        folder, _, base = path.rpartition("/")
+        target = base.removeprefix(PREFIX)
+        if base == OPAQUE:
+            opaque.add(folder)
+        elif target not in ("", ".", ".."):
+            hidden.add(f"{folder}/{target}" if folder else target)
+    return hidden, opaque
 
 
 class Paths:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from layer_stacks import Maker
 
 from layerstore.core.tree import LayerTree
+from layerstore.layers.tree import Tree
 
 EXAMPLES = int(os.environ.get("LAYERSTORE_STACKS", "240"))
 COUNTS: Counter[str] = Counter()
@@ -102,10 +103,17 @@ def test_a_directory_in_the_place_of_a_link_hides_nothing_behind_it(content, tmp
     found = snapshot(tmp_path / "out")
     assert set(found) == {"", "usr", "usr/lib", "usr/lib/a", "lib", "lib/own"}
     assert found["lib"].mode == 0o711
+    assert _listed(content, digests) == set(found) - {"", "usr", "usr/lib"}
     # Without a directory of its own the layer means what is behind the link.
     digests = put_layers(content, [tar(below), tar(marks[1:])])
     checkout(content, digests, tmp_path / "through")
     assert set(snapshot(tmp_path / "through")) == {"", "usr", "usr/lib", "lib"}
+    assert _listed(content, digests) == {"lib"}
+
+
+def _listed(content, digests):
+    """What a listing says is there; directories that no layer names are not."""
+    return {found.entry.path for found in Tree(content, digests).entries()}
 
 
 def test_an_opaque_root_costs_what_came_since_the_last_one():
