@@ -49,7 +49,7 @@ def opened(directories: Sequence[Directory]) -> Iterator[list[tuple[int, str]]]:
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except (FileNotFoundError, NotADirectoryError) as e:
-                raise NotFoundError(f"no directory {path}", path=path) from e
+                raise NotFoundError(f"no directory {path!r}", path=path) from e
             stack.callback(os.close, fd)
             out.append((fd, path))
         yield out
