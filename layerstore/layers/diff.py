@@ -194,7 +194,10 @@ def _make(
         else:
             if op is None:
                 raise ValueError("a layer goes into a store, or to a tar")
-            blob = op.put(made, media_type=media_type, progress=step)
+            from .ahead import Ahead
+
+            with Ahead(made) as ahead:
+                blob = op.put(ahead, media_type=media_type, progress=step)
             digest, size, new = blob.digest, blob.bytes, blob.new_bytes
         entries = made.entries
     return lambda notes: LayerInfo(digest, size, media_type, digest, entries, new, notes)

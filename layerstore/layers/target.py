@@ -137,12 +137,14 @@ def empty(fd: int, *, but: str = "") -> None:
             except OSError as e:
                 if e.errno not in (errno.EISDIR, errno.EPERM):
                     raise
-                _remove_dir(fd, name)
+                # One that somebody has put something else in the place of is tried again.
+                with contextlib.suppress(NotADirectoryError, FileNotFoundError):
+                    _remove_dir(fd, name)
 
 
 def _remove_dir(fd: int, name: str) -> None:
     with contextlib.suppress(PermissionError):
-        os.chmod(name, 0o700, dir_fd=fd, follow_symlinks=False)
+        _make_movable(fd, name)
     inner = os.open(name, _DIRECTORY, dir_fd=fd)
     try:
         os.fchmod(inner, 0o700)
@@ -162,7 +164,8 @@ def _remove_dir(fd: int, name: str) -> None:
 
 
 def _make_movable(fd: int, name: str) -> None:
-    """A directory that is moved gets another parent written into it: its owner needs that right."""
+    """A directory that is moved gets another parent written into it: its owner needs that right. Raises
+    NotADirectoryError also for a symbolic link."""
     inner = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     try:
         os.chmod(f"/proc/self/fd/{inner}", 0o700)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from multiprocessing.sharedctypes import Synchronized
 from typing import TYPE_CHECKING
 
-from ..values import Progress
+from .. import Progress
 
 if TYPE_CHECKING:
     from .server import Options

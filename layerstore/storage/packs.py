@@ -14,12 +14,14 @@ import contextlib
 import os
 import struct
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from concurrent.futures import Executor, Future, wait
+from typing import Any
 
 from ..core.hashing import blake3
 from ..errors import CorruptError, LayerstoreError
 from .blocks import MAGIC as BLOCK_MAGIC
-from .blocks import header_size
+from .blocks import MAX_RAW, header_size
 from .blocks import parse as parse_block
 from .disk import BEHIND, Disk, start_writeback
 from .index import Index, Table, Write
@@ -30,6 +32,10 @@ MAGIC = b"LSPACK\x01\n"
 TOC_MAGIC = b"LSTOC\x01\x00\n"
 HEADER_SIZE = 64
 PACK_SIZE = 256 << 20
+WRITES = 4
+"""Blocks on their way to a file."""
+SMALL = 64 << 10
+"""Bytes that are written faster than they are handed over."""
 _TOC_ROW = struct.Struct("<QIQ")
 _TOC_END = struct.Struct("<8sIQ16s")
 
@@ -135,10 +141,19 @@ class Packs:
 
 
 class PackWriter:
-    """Appends blocks to packs that it holds the locks of. One for each operation that writes."""
+    """Appends blocks to packs that it holds the locks of. One for each operation that writes.
+
+    With a `pool` large blocks are written by its threads, a few at a time: `settle` waits for them."""
 
     def __init__(
-        self, packs: Packs, index: Index, disk: Disk, uuid: bytes, secret: bytes, pack_size: int
+        self,
+        packs: Packs,
+        index: Index,
+        disk: Disk,
+        uuid: bytes,
+        secret: bytes,
+        pack_size: int,
+        pool: Executor | None = None,
     ) -> None:
         self._packs = packs
         self._index = index
@@ -148,17 +163,35 @@ class PackWriter:
         self._size = pack_size
         self._held: list[_Held] = []
         self._dirty: list[_Held] = []
+        self._pool = pool
+        self._writing: deque[Future[Any]] = deque()
 
     def append(self, head: bytes, payload: bytes, first: int) -> tuple[int, int]:
-        """Writes a block; returns `(pack, offset)`. It is durable only after `sync`."""
+        """Writes a block; returns `(pack, offset)`. It is durable only after `sync`; without `settle`
+        before, another one may raise what writing this one raised."""
         size = len(head) + len(payload)
+        while self._writing and (len(self._writing) >= WRITES or self._writing[0].done()):
+            self._writing.popleft().result()
         held = self._current(size)
         offset = held.length
-        self._disk.writev_at(held.fd, (head, payload), offset, held.path)
+        if self._pool is None or size < SMALL:
+            self._disk.writev_at(held.fd, (head, payload), offset, held.path)
+        else:
+            write = self._disk.writev_at
+            self._writing.append(
+                self._pool.submit(write, held.fd, (head, payload), offset, held.path)
+            )
         held.length += size
-        if held.length - held.behind >= BEHIND:
-            start_writeback(held.fd, held.behind, held.length - held.behind)
-            held.behind = held.length
+        if held.length - held.behind >= BEHIND + WRITES * MAX_RAW:
+            # What may still be on its way to the file waits for the next time.
+            end = held.length - WRITES * MAX_RAW
+            if self._pool is None:
+                start_writeback(held.fd, held.behind, end - held.behind)
+            else:
+                self._writing.append(
+                    self._pool.submit(start_writeback, held.fd, held.behind, end - held.behind)
+                )
+            held.behind = end
         held.blocks.append((offset, size, first))
         if held not in self._dirty:
             self._dirty.append(held)
@@ -228,8 +261,14 @@ class PackWriter:
             raise
         return _Held(number, path, lock, HEADER_SIZE)
 
+    def settle(self) -> None:
+        """Until every block is in its file. Raises what writing one raised."""
+        while self._writing:
+            self._writing.popleft().result()
+
     def sync(self) -> None:
         """Makes all that was appended durable. Call it before the rows are committed."""
+        self.settle()
         for held in self._dirty:
             self._disk.sync(held.fd, held.path)
 
@@ -252,6 +291,8 @@ class PackWriter:
     def close(self) -> None:
         """Lets all packs go. What was not committed is past their committed length, and given back:
         on a full disk it may be all that there was."""
+        while self._writing:
+            wait([self._writing.popleft()])
         for held in self._held:
             try:
                 # As after a crash: if this fails, gc does it.

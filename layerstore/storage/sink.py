@@ -27,6 +27,7 @@ from .packs import PackWriter
 from .rows import ID_KEY, Place, Runs, Stream, encode_runs, number_key
 
 CHUNK_MAX = 256 * 1024
+BUFFER = blocks.BLOCK_SIZE + CHUNK_MAX
 PIECE_CHUNK = 1
 INLINE_LIST = 1024
 """A chunk list up to this many bytes stays in the blob's row."""
@@ -85,7 +86,7 @@ class _Builder:
     def __init__(self, kind: int, healing: bool = False) -> None:
         self.kind = kind
         self.healing = healing
-        self.data = bytearray(blocks.BLOCK_SIZE + CHUNK_MAX)
+        self.data = bytearray(BUFFER)
         self.used = 0
         self.lengths = array("I")
         self.ids: list[bytes] = []
@@ -93,8 +94,9 @@ class _Builder:
         self.next = 0
         self.end = 0
 
-    def reset(self) -> None:
-        self.data = bytearray(blocks.BLOCK_SIZE + CHUNK_MAX)
+    def reset(self, data: bytearray) -> None:
+        """Begins anew, in that memory."""
+        self.data = data
         self.used = 0
         self.lengths = array("I")
         self.ids = []
@@ -144,6 +146,7 @@ class Sink:
         self._meta = _Builder(blocks.KIND_META)
         self._heal = _Builder(blocks.KIND_CONTENT, healing=True)
         self._queue: deque[tuple[Future[tuple[bytes, bytes]], _Sealed]] = deque()
+        self._spare: list[bytearray] = []
         self._pending: dict[bytes, int] = {}
         self._pending_files: dict[bytes, Runs] = {}
         self._healing: dict[bytes, int] = {}
@@ -327,13 +330,14 @@ class Sink:
             sealed.kind,
         )
         self._queue.append((future, sealed))
-        builder.reset()
+        builder.reset(self._spare.pop() if self._spare else bytearray(BUFFER))
         while self._queue and (len(self._queue) > QUEUE or self._queue[0][0].done()):
             self._append_oldest()
 
     def _append_oldest(self) -> None:
         future, sealed = self._queue.popleft()
         head, payload = future.result()
+        self._spare.append(sealed.buffer)
         pack, offset = self.writer.append(head, payload, sealed.runs[0][0])
         disk = len(head) + len(payload)
         self._count(disk)
@@ -366,6 +370,8 @@ class Sink:
                     self._seal(builder)
             while self._queue:
                 self._append_oldest()
+            self.writer.settle()
+            self._spare.clear()
 
     # ---- out ----------------------------------------------------------------------------------
 
@@ -406,9 +412,10 @@ class Sink:
 class _Sealed:
     """A full block on its way through the compressors."""
 
-    __slots__ = ("data", "healing", "ids", "kind", "lengths", "raw", "runs")
+    __slots__ = ("buffer", "data", "healing", "ids", "kind", "lengths", "raw", "runs")
 
     def __init__(self, builder: _Builder) -> None:
+        self.buffer = builder.data
         self.data = memoryview(builder.data)[: builder.used]
         self.raw = builder.used
         self.runs = [(first, count) for first, count in builder.runs]

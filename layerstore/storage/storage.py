@@ -313,7 +313,13 @@ class Storage:
         self.disk.check()
         reserve.refuse_writers(self)
         writer = PackWriter(
-            self.packs, self.index, self.disk, self.format.uuid, self.secret, self.format.pack_size
+            self.packs,
+            self.index,
+            self.disk,
+            self.format.uuid,
+            self.secret,
+            self.format.pack_size,
+            self.pool,
         )
         return Sink(
             self.index,

@@ -21,7 +21,7 @@ from layer_stacks import Maker
 from layerstore.core.tree import LayerTree
 from layerstore.layers.tree import Tree
 
-EXAMPLES = int(os.environ.get("LAYERSTORE_STACKS", "240"))
+EXAMPLES = int(os.environ.get("LAYERSTORE_STACKS", "300"))
 COUNTS: Counter[str] = Counter()
 FEATURES = (
     "whiteout", "whiteout at the end", "opaque", "opaque root", "link in a layer",

@@ -248,7 +248,8 @@ class Changes:
                 change()
             except OSError as e:
                 # overlayfs with index=on says so of files whose links were broken below.
-                if e.errno != errno.ESTALE:
+                # And of redirects that would be too long (EXDEV): `mv` would copy.
+                if e.errno not in (errno.ESTALE, errno.EXDEV):
                     raise
 
 

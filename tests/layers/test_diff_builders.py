@@ -193,7 +193,8 @@ def test_umoci_repack_says_the_same(place: Path, kind: str) -> None:
             apply(here / "ours.tar", here / "one")
             apply(theirs, here / "two", stale=True)
             compare(tree(here / "one"), want)
-            compare(*(_by_umoci(x) for x in (tree(here / "two"), want)))
+            theirs_tree = _nearly(tree(here / "two"), want)
+            compare(*(_by_umoci(x) for x in (theirs_tree, want)))
     often_enough(count, *NEEDED[kind])
 
 
@@ -206,6 +207,18 @@ def _drop_sockets(root: Path) -> None:
             if stat.S_ISSOCK(os.lstat(path).st_mode):
                 os.unlink(path)
                 os.utime(folder, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+
+def _nearly(found: dict[str, Any], want: dict[str, Any]) -> dict[str, Any]:
+    """umoci does not see that a file's time went by less than a second into the next one, nor another
+    device's numbers within one: what was there before is let pass for that alone."""
+    out = {}
+    for name, seen in found.items():
+        other = want.get(name, {})
+        if abs(seen["mtime"] - other.get("mtime", 0)) <= 10**9:
+            seen = seen | {key: other[key] for key in ("mtime", "device") if key in other}
+        out[name] = seen
+    return out
 
 
 def _by_umoci(found: dict[str, Any]) -> dict[str, Any]:
