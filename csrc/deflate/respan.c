@@ -19,11 +19,12 @@ static uint64_t out_bit(const ls_walk *w, const uint8_t *out) {
 }
 
 /* Where the span begins in its member. */
-static int begin(ls_walk *w, uint32_t *inside, uint32_t *carry, uint32_t carry_bits) {
+static int begin(ls_walk *w, uint64_t bit, uint32_t *inside, uint32_t *carry) {
     ls_corr *c = &w->c;
     ls_contexts *x = &w->x;
-    *carry = ls_corr_raw(c, *carry, carry_bits);
-    *inside = !ls_corr_code(c, &x->inside, !*inside);
+    int lean = w->version > 1;
+    *carry = ls_corr_raw(c, *carry, bit & 7);
+    *inside = lean && !bit ? 0 : !ls_corr_code(c, &x->inside, !*inside);
     if (!*inside) {
         w->at = w->flushed = 0;
         return LS_OK;
@@ -36,7 +37,9 @@ static int begin(ls_walk *w, uint32_t *inside, uint32_t *carry, uint32_t carry_b
     }
     if (w->at > w->offset)
         return ls_misfit(w, "a member before the blob");
-    if (!ls_corr_code(c, &x->flushed[0], w->flushed != w->at)) {
+    if (lean && w->m->flags & LS_MODEL_UNFLUSHED) {
+        w->flushed = 0;
+    } else if (!ls_corr_code(c, &x->flushed[0], w->flushed != w->at)) {
         w->flushed = w->at;
     } else if (!ls_corr_code(c, &x->flushed[1], w->flushed != 0)) {
         w->flushed = 0;
@@ -94,6 +97,8 @@ static void expect(ls_contexts *x) {
     ls_corr_expect(&x->codelen, 1, LIKELY);
     ls_corr_expect(&x->hclen, 1, LIKELY);
     ls_corr_expect(&x->same_header, 1, LIKELY);
+    ls_corr_expect(&x->plain_header, 1, LIKELY);
+    ls_corr_expect(x->expected, 10, LIKELY);
     ls_corr_expect(&x->computed, 1, LIKELY);
 }
 
@@ -119,11 +124,12 @@ int ls_respan_model(uint32_t n, ls_model_facts *facts) {
     return 1;
 }
 
-static ls_walk *prepare(void *work, uint32_t model, ls_error *err) {
+static ls_walk *prepare(void *work, uint32_t version, uint32_t model, ls_error *err) {
     ls_walk *w = work;
     memset(w, 0, offsetof(ls_walk, x));
     expect(&w->x);
-    w->m = ls_model_by_id(model);
+    w->version = version;
+    w->m = version && version <= LS_RECIPE_VERSION ? ls_model_by_id(model) : NULL;
     w->state = (uint8_t *)work + walk_size();
     w->err = err;
     w->last_size = 65535;
@@ -145,13 +151,13 @@ static size_t input_behind(ls_walk *w, const ls_tokens_span *following) {
     return g.end;
 }
 
-int ls_respan_analyse(void *work, uint32_t model, ls_tokens_span *span,
+int ls_respan_analyse(void *work, uint32_t version, uint32_t model, ls_tokens_span *span,
                       const ls_tokens_span *following, uint32_t *scratch, uint8_t *out, size_t room,
                       size_t *out_len, ls_error *err) {
-    ls_walk *w = prepare(work, model, err);
+    ls_walk *w = prepare(work, version, model, err);
     *out_len = 0;
     if (!w->m)
-        return ls_fail(err, LS_EINVALID, 0, "no such model");
+        return ls_fail(err, LS_EINVALID, 0, "no such model or version");
     w->span = span;
     w->content = span->content + span->before;
     w->size = span->size;
@@ -174,7 +180,7 @@ int ls_respan_analyse(void *work, uint32_t model, ls_tokens_span *span,
     w->after = after;
     ls_corr_write(&w->c, out, room);
     uint32_t inside = span->inside, carry = span->carry;
-    int result = begin(w, &inside, &carry, span->bit & 7);
+    int result = begin(w, span->bit, &inside, &carry);
     if (result == LS_OK)
         result = walk(w, inside);
     if (result != LS_OK)
@@ -183,12 +189,13 @@ int ls_respan_analyse(void *work, uint32_t model, ls_tokens_span *span,
     return w->c.full ? ls_too_much(w) : LS_OK;
 }
 
-int ls_respan_make(void *work, uint32_t model, const ls_respan *r, uint32_t *tokens,
-                   uint32_t *scratch, uint8_t *out, size_t room, size_t *out_len, ls_error *err) {
-    ls_walk *w = prepare(work, model, err);
+int ls_respan_make(void *work, uint32_t version, uint32_t model, const ls_respan *r,
+                   uint32_t *tokens, uint32_t *scratch, uint8_t *out, size_t room, size_t *out_len,
+                   ls_error *err) {
+    ls_walk *w = prepare(work, version, model, err);
     *out_len = 0;
     if (!w->m)
-        return ls_fail(err, LS_EINVALID, 0, "no such model");
+        return ls_fail(err, LS_EINVALID, 0, "no such model or version");
     if (r->end_bit < r->bit || r->end_bit / 8 - r->bit / 8 + LS_RESPAN_ROOM > room ||
         r->size > LS_TOKENS_CONTENT)
         return ls_fail(err, LS_EINVALID, r->offset, "span or room out of range");
@@ -203,7 +210,7 @@ int ls_respan_make(void *work, uint32_t model, const ls_respan *r, uint32_t *tok
     w->end = out + room;
     ls_corr_read(&w->c, r->corrections, r->corrections_size);
     uint32_t inside = 0, carry = 0, phase = r->bit & 7;
-    int result = begin(w, &inside, &carry, phase);
+    int result = begin(w, r->bit, &inside, &carry);
     if (result != LS_OK)
         return result;
     w->bits.held = carry;

@@ -131,10 +131,12 @@ static int is_filled(const ls_walk *w) {
     return 1;
 }
 
-static int code_filled(ls_walk *w) {
+/* `ordinary`: of a block that is, which says it already if the model has types. */
+static int code_filled(ls_walk *w, int ordinary) {
     uint32_t kind, n;
     int reading = w->c.reading;
-    if (ls_corr_code(&w->c, &w->x.filled, !reading && !is_filled(w)))
+    if (!(ordinary && w->m->flags & LS_MODEL_TYPES) &&
+        ls_corr_code(&w->c, &w->x.filled, !reading && !is_filled(w)))
         return LS_OK;
     n = fill_of(w,
                 reading || w->next >= w->span->n_events ? w->bits.n : w->span->events[w->next].bit,
@@ -198,7 +200,7 @@ int ls_stored_block(ls_walk *w, const ls_stretch *g, const ls_event *e, uint32_t
             return ls_misfit(w, "the model does not follow a stored block");
     }
     ls_advance(w, size);
-    return marked != SIZE_MAX && w->pos >= marked && !final ? code_filled(w) : LS_OK;
+    return marked != SIZE_MAX && w->pos >= marked && !final ? code_filled(w, 0) : LS_OK;
 }
 
 /* What analysis finds out about a block before it is coded. */
@@ -279,7 +281,22 @@ static int write_block(ls_walk *w, uint32_t type, uint32_t final, size_t n) {
     return LS_OK;
 }
 
-/* A block of tokens; `ordinary`: dynamic, ends as usual, all as the model has it. */
+/* Analysis: whether all of a block is as the model has it, `next` being the event behind it. */
+static int is_ordinary(ls_walk *w, const ls_stretch *g, const ls_event *e, const finding *f) {
+    if (!e || e->final || f->end != END_USUAL || !f->tokens || f->corrections)
+        return 0;
+    if (!(w->m->flags & LS_MODEL_TYPES))
+        return e->kind == LS_EVENT_DYNAMIC && f->plain;
+    const ls_token *tokens = w->span->tokens + w->token;
+    int fixed = e->kind == LS_EVENT_FIXED;
+    if (fixed ? ls_tree_plain(w, tokens, f->tokens) != LS_OK : !f->plain)
+        return 0;
+    if (ls_tree_fixed(w, tokens, f->tokens) != fixed)
+        return 0;
+    return w->pos + f->size < marked_end(w, g) || is_filled(w);
+}
+
+/* A block of tokens; `ordinary`: ends as usual, all as the model has it; dynamic, if the model has no types. */
 static int token_block(ls_walk *w, const ls_stretch *g, finding *f, int ordinary, uint32_t type,
                        uint32_t final) {
     ls_corr *c = &w->c;
@@ -343,12 +360,15 @@ static int token_block(ls_walk *w, const ls_stretch *g, finding *f, int ordinary
     }
     if (type == LS_EVENT_DYNAMIC && ls_tree_code(w, tokens, f->tokens, f->variant, ordinary))
         return ls_misfit(w, "no such codes");
+    if (ordinary && w->m->flags & LS_MODEL_TYPES && c->reading &&
+        ls_tree_fixed(w, tokens, f->tokens))
+        type = LS_EVENT_FIXED;
     if (c->reading && write_block(w, type, final, f->tokens))
         return LS_EFORMAT;
     w->index += (uint32_t)f->tokens;
     w->token += f->tokens;
     ls_advance(w, f->size);
-    return marked && w->pos >= marked && !final ? code_filled(w) : LS_OK;
+    return marked && w->pos >= marked && !final ? code_filled(w, ordinary) : LS_OK;
 }
 
 int ls_span_block(ls_walk *w, const ls_stretch *g, uint32_t *final) {
@@ -365,9 +385,7 @@ int ls_span_block(ls_walk *w, const ls_stretch *g, uint32_t *final) {
     *final = e ? e->final : 0;
     w->next++;
     if (rest) {
-        int ordinary = e && type == LS_EVENT_DYNAMIC && !e->final && f.end == END_USUAL &&
-                       f.tokens && f.plain && !f.corrections;
-        if (!ls_corr_code(c, &x->ordinary[kind], !ordinary)) {
+        if (!ls_corr_code(c, &x->ordinary[kind], !is_ordinary(w, g, e, &f))) {
             *final = 0;
             w->kind = 0;
             return token_block(w, g, &f, 1, LS_EVENT_DYNAMIC, 0);

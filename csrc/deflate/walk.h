@@ -17,12 +17,13 @@ typedef struct ls_contexts {
     ls_corr_bit runs, codelen, hclen;
     ls_corr_bit hlit[32], hdist[32], same_length[2][2][16], lengths[2][16][16];
     ls_corr_bit run[3][2], run_extra[3][128], codelens[8], hclens[16];
-    ls_corr_bit same_header, computed, byte[256];
+    ls_corr_bit same_header, plain_header, expected[10], computed, byte[256];
     ls_corr_number numbers, sizes, counts, corrections, gaps, steps, bytes;
 } ls_contexts;
 
 typedef struct ls_walk {
     ls_corr c;
+    uint32_t version; /* of the recipe */
     const ls_model *m;
     void *state;
     const uint8_t *content; /* the span's */
@@ -70,6 +71,10 @@ typedef struct ls_walk {
 void ls_tree_look(ls_walk *w, const ls_token *tokens, size_t n, uint32_t *variant, int *plain);
 /* Codes it, and in making fills `header`. `plain`: variant 0 and nothing else. */
 int ls_tree_code(ls_walk *w, const ls_token *tokens, size_t n, uint32_t variant, int plain);
+/* Fills `header` as the model has it for these tokens. */
+int ls_tree_plain(ls_walk *w, const ls_token *tokens, size_t n);
+/* Whether a fixed block of these tokens has no more bytes than a dynamic one with `header`. */
+int ls_tree_fixed(ls_walk *w, const ls_token *tokens, size_t n);
 
 /* What the model sees as one input. */
 enum ls_ending { ENDING_CUT, ENDING_FLUSH, ENDING_MEMBER };

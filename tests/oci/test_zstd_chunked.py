@@ -1,5 +1,5 @@
-"""A layer in zstd:chunked, as skopeo makes it: a frame for each file, and skippable frames that no decoder
-of zstd looks into: a table of contents and a footer that says where it is."""
+"""A layer in zstd:chunked, as skopeo makes it: a frame for each file, and skippable frames that no
+decoder of zstd looks into: a table of contents and a footer that says where it is."""
 
 from __future__ import annotations
 
