@@ -790,15 +790,17 @@ typedef struct ls_model_facts {
 #define LS_MODEL_MAX_HISTORY 1048576
 #define LS_MODEL_MAX_AHEAD 262144
 
+#define LS_RECIPE_VERSION 2 /* of new recipes; what 1 says is made as ever */
+
 /* The n-th model there is; 0 when there are no more. */
 int ls_respan_model(uint32_t n, ls_model_facts *facts);
 /* Memory for the two calls below; 0: no such model. Aligned to 64 bytes. */
 size_t ls_respan_sizeof(uint32_t model);
 
-/* Corrections of a span; `following` is the span behind it, NULL for the last. What the model wants
+/* Corrections of a span, as recipes of this version have them; `following` is the span behind it, NULL for the last. What the model wants
  * behind the content is copied there. `room` bounds the corrections: LS_ELIMIT when that is too little.
  * `scratch` takes 2 * LS_TOKENS_TOKENS numbers. */
-int ls_respan_analyse(void *work, uint32_t model, ls_tokens_span *span,
+int ls_respan_analyse(void *work, uint32_t version, uint32_t model, ls_tokens_span *span,
                       const ls_tokens_span *following, uint32_t *scratch, uint8_t *out, size_t room,
                       size_t *out_len, ls_error *err);
 
@@ -815,8 +817,9 @@ typedef struct ls_respan {
 
 /* The blob's bytes from bit / 8 to end_bit / 8. `tokens` takes LS_TOKENS_TOKENS numbers, `scratch` twice
  * as many. LS_EFORMAT when the parts do not fit. */
-int ls_respan_make(void *work, uint32_t model, const ls_respan *r, uint32_t *tokens,
-                   uint32_t *scratch, uint8_t *out, size_t room, size_t *out_len, ls_error *err);
+int ls_respan_make(void *work, uint32_t version, uint32_t model, const ls_respan *r,
+                   uint32_t *tokens, uint32_t *scratch, uint8_t *out, size_t room, size_t *out_len,
+                   ls_error *err);
 /* Tokens that the model mispredicted in the span which the last call took with this memory. */
 size_t ls_respan_mispredicted(const void *work);
 

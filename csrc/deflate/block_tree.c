@@ -93,6 +93,39 @@ void ls_tree_look(ls_walk *w, const ls_token *tokens, size_t n, uint32_t *varian
              h->hclen == ls_header_least(h->codelen);
 }
 
+int ls_tree_plain(ls_walk *w, const ls_token *tokens, size_t n) {
+    ls_header *h = &w->header;
+    if (!lengths_of(w, 0, tokens, n, h))
+        return LS_EFORMAT;
+    runs_of(w, h);
+    codelen_of(w, h);
+    h->hclen = ls_header_least(h->codelen);
+    return LS_OK;
+}
+
+int ls_tree_fixed(ls_walk *w, const ls_token *tokens, size_t n) {
+    const ls_header *h = &w->header;
+    uint64_t fixed = 3, dynamic = 3 + 14 + 3 * h->hclen;
+    count(w, tokens, n);
+    ls_fixed_codes(&w->litlen, &w->dist);
+    for (uint32_t i = 0; i < h->n_runs; i++) {
+        uint32_t run = h->runs[i];
+        dynamic += h->codelen[run] + (run < 16 ? 0u : run == 16 ? 2u : run == 17 ? 3u : 7u);
+    }
+    for (uint32_t i = 0; i < LITLEN_SYMBOLS; i++) {
+        uint64_t times = w->counts.litlen[i];
+        uint32_t extra = i > END_OF_BLOCK ? ls_length_extra[i - 257] : 0;
+        fixed += times * (w->litlen.lengths[i] + extra);
+        dynamic += times * ((i < h->hlit ? h->lengths[i] : 0u) + extra);
+    }
+    for (uint32_t i = 0; i < DIST_SYMBOLS; i++) {
+        uint64_t times = w->counts.dist[i];
+        fixed += times * (w->dist.lengths[i] + ls_dist_extra[i]);
+        dynamic += times * ((i < h->hdist ? h->lengths[h->hlit + i] : 0u) + ls_dist_extra[i]);
+    }
+    return (fixed + 7) / 8 <= (dynamic + 7) / 8;
+}
+
 /* Lengths, one by one, of one of the two alphabets. */
 static void code_lengths(ls_walk *w, int which, uint8_t *lengths, uint32_t n,
                          const uint8_t *expected, uint32_t n_expected) {

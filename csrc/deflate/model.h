@@ -58,6 +58,9 @@ typedef struct ls_asking {
 #define LS_MODEL_FILLS_FIXED 8u
 /* Another does the same with fewer corrections: for recipes that are there. */
 #define LS_MODEL_SUPERSEDED 16u
+/* It takes a fixed block where that has no more bytes than a dynamic one; what fills up the byte behind a mark is
+ * part of what a block has as usual. */
+#define LS_MODEL_TYPES 32u
 /* Its pieces know nothing of what was before their flush. */
 #define LS_MODEL_ALONE 2u
 
@@ -106,8 +109,9 @@ struct ls_model {
  * its part; id 0 is behind its last. */
 const ls_model *ls_model_by_id(uint32_t id);
 const ls_model *ls_model_number(uint32_t n);
-extern const ls_model ls_models_none[];     /* id 1: literals only */
-extern const ls_model ls_models_zlib[];     /* ids 100 to 199: zlib 1-9, gzip, pigz, java, python */
+extern const ls_model ls_models_none[]; /* id 1: literals only */
+extern const ls_model
+    ls_models_zlib[]; /* ids 100 to 199, 460 to 479: zlib 1-9, gzip, pigz, java, python */
 extern const ls_model ls_models_golazy[];   /* ids 200 to 219: Go's compress/flate to 1.26, 2-9 */
 extern const ls_model ls_models_gofast[];   /* ids 220 to 229: its level 1 */
 extern const ls_model ls_models_kp[];       /* ids 300 to 369: klauspost/compress and Go 1.27 */

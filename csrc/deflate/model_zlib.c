@@ -494,16 +494,18 @@ static const parameters one_thread[3] = {{{4, 4, 8, 4}, 1, PIGZ_ONE, 15},
                                          {{4, 5, 16, 8}, 1, PIGZ_ONE, 15},
                                          {{4, 6, 32, 32}, 1, PIGZ_ONE, 15}};
 
+#define SPAN                                                                                       \
+    (2u << 20) /* of content that suits a model; where each mark is a flush, half of it does */
 #define MODEL(number, named, past, tokens_, flags_, how)                                           \
-    MARKING(number, named, past, tokens_, flags_, how, NULL)
+    MARKING(number, named, past, SPAN, tokens_, flags_, how, NULL)
 
-#define MARKING(number, named, past, tokens_, flags_, how, marks)                                  \
+#define MARKING(number, named, past, span_, tokens_, flags_, how, marks)                           \
     {                                                                                              \
         .id = number,                                                                              \
         .name = named,                                                                             \
         .history = past,                                                                           \
         .ahead = AHEAD,                                                                            \
-        .span = 2u << 20,                                                                          \
+        .span = span_,                                                                             \
         .block_tokens = tokens_,                                                                   \
         .flags = flags_,                                                                           \
         .state = sizeof(state),                                                                    \
@@ -530,17 +532,25 @@ static const parameters one_thread[3] = {{{4, 4, 8, 4}, 1, PIGZ_ONE, 15},
 
 #define PIGZ_FLAGS (LS_MODEL_UNFLUSHED | LS_MODEL_FILLS | LS_MODEL_FILLS_FIXED)
 #define PIGZ_PIECES(level, past)                                                                   \
-    MARKING(180 + level, "pigz " #level, past, 16383, PIGZ_FLAGS, &by_level[1][level - 1],         \
+    MARKING(180 + level, "pigz " #level, past, SPAN, 16383, PIGZ_FLAGS, &by_level[1][level - 1],   \
             piece_mark)
 #define PIGZ_ALONE(level)                                                                          \
-    MARKING(190 + level, "pigz -p1 " #level, HISTORY_LONG, 16383, PIGZ_FLAGS,                      \
+    MARKING(190 + level, "pigz -p1 " #level, HISTORY_LONG, SPAN, 16383, PIGZ_FLAGS,                \
             &one_thread[level - 1], piece_mark)
-#define PIGZ_RSYNCABLE(level)                                                                      \
-    MARKING(170 + level, "pigz --rsyncable " #level, HISTORY_LAZY, 16383, PIGZ_FLAGS,              \
+#define PIGZ_RSYNCABLE(base, named, level, span_, flags_)                                          \
+    MARKING(base + level, named " " #level, HISTORY_LAZY, span_, 16383, PIGZ_FLAGS | flags_,       \
             &by_level[5][level - 1], pigz_mark)
-#define GZIP_RSYNCABLE(level, past)                                                                \
-    MARKING(160 + level, "GNU gzip --rsyncable " #level, past, 32767,                              \
-            LS_MODEL_UNFLUSHED | LS_MODEL_FILLS, &by_level[2][level - 1], gzip_mark)
+#define GZIP_RSYNCABLE(base, named, level, past, span_, flags_)                                    \
+    MARKING(base + level, named " " #level, past, span_, 32767,                                    \
+            LS_MODEL_UNFLUSHED | LS_MODEL_FILLS | flags_, &by_level[2][level - 1], gzip_mark)
+/* Once as at first, and once with the kinds of their blocks. */
+#define OLD LS_MODEL_SUPERSEDED
+#define GZIP_OLD(level, past)                                                                      \
+    GZIP_RSYNCABLE(160, "GNU gzip --rsyncable (old)", level, past, SPAN, OLD)
+#define GZIP_TYPED(level, past)                                                                    \
+    GZIP_RSYNCABLE(460, "GNU gzip --rsyncable", level, past, 2 * SPAN, LS_MODEL_TYPES)
+#define PIGZ_OLD(level) PIGZ_RSYNCABLE(170, "pigz --rsyncable (old)", level, SPAN, OLD)
+#define PIGZ_TYPED(level) PIGZ_RSYNCABLE(470, "pigz --rsyncable", level, 2 * SPAN, LS_MODEL_TYPES)
 
 const ls_model ls_models_zlib[] = {
     FAMILY(100, "zlib", 0, 16383, 0),
@@ -563,20 +573,35 @@ const ls_model ls_models_zlib[] = {
     PIGZ_ALONE(1),
     PIGZ_ALONE(2),
     PIGZ_ALONE(3),
-    GZIP_RSYNCABLE(1, HISTORY_LONG),
-    GZIP_RSYNCABLE(2, HISTORY_LONG),
-    GZIP_RSYNCABLE(3, HISTORY_LONG),
-    GZIP_RSYNCABLE(4, HISTORY_LAZY),
-    GZIP_RSYNCABLE(5, HISTORY_LAZY),
-    GZIP_RSYNCABLE(6, HISTORY_LAZY),
-    GZIP_RSYNCABLE(7, HISTORY_LAZY),
-    GZIP_RSYNCABLE(8, HISTORY_LAZY),
-    GZIP_RSYNCABLE(9, HISTORY_LAZY),
-    PIGZ_RSYNCABLE(4),
-    PIGZ_RSYNCABLE(5),
-    PIGZ_RSYNCABLE(6),
-    PIGZ_RSYNCABLE(7),
-    PIGZ_RSYNCABLE(8),
-    PIGZ_RSYNCABLE(9),
+    GZIP_OLD(1, HISTORY_LONG),
+    GZIP_OLD(2, HISTORY_LONG),
+    GZIP_OLD(3, HISTORY_LONG),
+    GZIP_OLD(4, HISTORY_LAZY),
+    GZIP_OLD(5, HISTORY_LAZY),
+    GZIP_OLD(6, HISTORY_LAZY),
+    GZIP_OLD(7, HISTORY_LAZY),
+    GZIP_OLD(8, HISTORY_LAZY),
+    GZIP_OLD(9, HISTORY_LAZY),
+    PIGZ_OLD(4),
+    PIGZ_OLD(5),
+    PIGZ_OLD(6),
+    PIGZ_OLD(7),
+    PIGZ_OLD(8),
+    PIGZ_OLD(9),
+    GZIP_TYPED(1, HISTORY_LONG),
+    GZIP_TYPED(2, HISTORY_LONG),
+    GZIP_TYPED(3, HISTORY_LONG),
+    GZIP_TYPED(4, HISTORY_LAZY),
+    GZIP_TYPED(5, HISTORY_LAZY),
+    GZIP_TYPED(6, HISTORY_LAZY),
+    GZIP_TYPED(7, HISTORY_LAZY),
+    GZIP_TYPED(8, HISTORY_LAZY),
+    GZIP_TYPED(9, HISTORY_LAZY),
+    PIGZ_TYPED(4),
+    PIGZ_TYPED(5),
+    PIGZ_TYPED(6),
+    PIGZ_TYPED(7),
+    PIGZ_TYPED(8),
+    PIGZ_TYPED(9),
     {.id = 0},
 };

@@ -1,4 +1,5 @@
-/* walk.h: one span on its way into corrections or out of them; shared by respan.c and block_tree.c. */
+/* walk.h: one span on its way into corrections or out of them; shared by respan.c, segments.c, span_blocks.c
+ * and block_tree.c. */
 #ifndef LS_WALK_H
 #define LS_WALK_H
 
@@ -16,12 +17,13 @@ typedef struct ls_contexts {
     ls_corr_bit runs, codelen, hclen;
     ls_corr_bit hlit[32], hdist[32], same_length[2][2][16], lengths[2][16][16];
     ls_corr_bit run[3][2], run_extra[3][128], codelens[8], hclens[16];
-    ls_corr_bit same_header, computed, byte[256];
+    ls_corr_bit same_header, plain_header, expected[10], computed, byte[256];
     ls_corr_number numbers, sizes, counts, corrections, gaps, steps, bytes;
 } ls_contexts;
 
 typedef struct ls_walk {
     ls_corr c;
+    uint32_t version; /* of the recipe */
     const ls_model *m;
     void *state;
     const uint8_t *content; /* the span's */
@@ -69,5 +71,59 @@ typedef struct ls_walk {
 void ls_tree_look(ls_walk *w, const ls_token *tokens, size_t n, uint32_t *variant, int *plain);
 /* Codes it, and in making fills `header`. `plain`: variant 0 and nothing else. */
 int ls_tree_code(ls_walk *w, const ls_token *tokens, size_t n, uint32_t variant, int plain);
+/* Fills `header` as the model has it for these tokens. */
+int ls_tree_plain(ls_walk *w, const ls_token *tokens, size_t n);
+/* Whether a fixed block of these tokens has no more bytes than a dynamic one with `header`. */
+int ls_tree_fixed(ls_walk *w, const ls_token *tokens, size_t n);
+
+/* What the model sees as one input. */
+enum ls_ending { ENDING_CUT, ENDING_FLUSH, ENDING_MEMBER };
+
+typedef struct ls_stretch {
+    size_t start, end; /* in the span's content */
+    uint32_t ending;
+} ls_stretch;
+
+/* How far the model's input goes on from the next event: content, and what ends it. */
+void ls_scan(const ls_walk *w, ls_stretch *g);
+/* The next one, its blocks, and what ends it. */
+int ls_run_segment(ls_walk *w, ls_stretch *g);
+/* Zeros, trailing bytes, or the header that begins a member (1), or the end (2). Negative: wrong. */
+int ls_between(ls_walk *w);
+
+/* A block of a segment; `*final`: the last of its member. */
+int ls_span_block(ls_walk *w, const ls_stretch *g, uint32_t *final);
+int ls_stored_block(ls_walk *w, const ls_stretch *g, const ls_event *e, uint32_t final);
+/* On a byte boundary. */
+int ls_put_bytes(ls_walk *w, const uint8_t *p, size_t n);
+/* The bits up to the byte boundary: said only if one is set. In making their number is known. */
+int ls_padding(ls_walk *w, uint32_t value, uint64_t bit);
+
+static inline int ls_misfit(const ls_walk *w, const char *reason) {
+    return ls_fail(w->err, LS_EFORMAT, w->offset + w->pos, reason);
+}
+
+static inline int ls_too_much(const ls_walk *w) {
+    return ls_fail(w->err, LS_ELIMIT, w->offset + w->pos, "too much is mispredicted");
+}
+
+static inline const ls_event *ls_next_event(const ls_walk *w) {
+    return !w->c.reading && w->next < w->span->n_events ? &w->span->events[w->next] : NULL;
+}
+
+static inline int ls_is_flush(const ls_walk *w, const ls_event *e) {
+    return e->kind == LS_EVENT_STORED && !e->size && !e->final &&
+           !(w->m->flags & LS_MODEL_UNFLUSHED);
+}
+
+static inline int ls_room_for(ls_walk *w, size_t n) {
+    return (size_t)(w->end - w->bits.at) >= n + 16 ? LS_OK
+                                                   : ls_misfit(w, "more comes out than should");
+}
+
+static inline void ls_advance(ls_walk *w, size_t size) {
+    w->pos += size;
+    w->at += size;
+}
 
 #endif

@@ -26,7 +26,8 @@ from .spans import SPAN, Decoder, Model, Span, model, models
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-VERSION = 1
+VERSION: int = lib.LS_RECIPE_VERSION
+"""Of new recipes; older ones are read."""
 NONE = 1
 """The model that predicts nothing: literals only."""
 ENOUGH = 64
@@ -83,6 +84,7 @@ def analyse(span: Span, following: Span | None, model: Model, limit: int) -> byt
     out = _work.room("corrections", "uint8_t[]", limit + 16)
     code = lib.ls_respan_analyse(
         _work.state(model),
+        VERSION,
         model.id,
         span._struct,
         ffi.NULL if following is None else following._struct,
@@ -165,6 +167,7 @@ def _family(id: int) -> str:
     """By the ranges in which csrc/deflate/model.h numbers them."""
     for name, low, high in (
         ("zlib", 100, 200),
+        ("zlib", 460, 480),
         ("go", 200, 220),
         ("fast", 220, 230),
         ("kp", 300, 400),
@@ -234,8 +237,9 @@ class Extent:
 class Recipe:
     """How to make a gzip blob from its content."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, version: int = VERSION) -> None:
         self.model = model
+        self.version = version
         self._content = array("Q", [0])
         self._bits = array("Q", [0])
         self._ends = array("Q", [0])
@@ -267,7 +271,7 @@ class Recipe:
         self._ends.append(self._ends[-1] + corrections)
 
     def to_bytes(self) -> bytes:
-        out = bytearray([VERSION])
+        out = bytearray([self.version])
         for value in (self.model.id, len(self)):
             _put(out, value)
         for table in (self._content, self._bits, self._ends):
@@ -285,12 +289,12 @@ class Recipe:
         """Raises CorruptError for what is no recipe, UnsupportedError for one of a newer version."""
         if not data:
             raise CorruptError("a recipe is empty")
-        if data[0] != VERSION:
+        if not 0 < data[0] <= VERSION:
             raise UnsupportedError(
                 f"a recipe of version {data[0]} is of a newer layerstore: read this store with that"
             )
         numbers = _Numbers(data, 1)
-        recipe = cls(model(numbers.next(1 << 32)))
+        recipe = cls(model(numbers.next(1 << 32)), data[0])
         count = numbers.next(len(data))
         sizes = [numbers.next(lib.LS_TOKENS_CONTENT) for _ in range(count)]
         bits = [numbers.next(1 << 40) for _ in range(count)]
@@ -354,6 +358,7 @@ def make_span(recipe: Recipe, number: int, before: Buffer, content: Buffer, ahea
     out = _work.room("out", "uint8_t[]", room)
     code = lib.ls_respan_make(
         _work.state(recipe.model),
+        recipe.version,
         recipe.model.id,
         r,
         _work.tokens(),

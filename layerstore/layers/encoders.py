@@ -17,6 +17,10 @@ _KLAUSPOST_WINDOWS = {
 on, of content whose size it does not know. libzstd writes a checksum only if it is asked to."""
 
 
+_CHUNKED = (b"GNUlInUx", b"GnUlInUx")
+"""What stands in the footer of a zstd:chunked blob: since 2024, and before."""
+
+
 def likely_encoder(start: bytes, end: bytes = b"") -> str:
     """A few words on the likely encoder of a gzip or zstd blob, from its first and last bytes."""
     if start[:2] == b"\x1f\x8b":
@@ -38,7 +42,7 @@ def _gzip(start: bytes) -> str:
 
 
 def _zstd(start: bytes, end: bytes) -> str:
-    chunked = b"GNUlInUx" in end
+    chunked = any(magic in end for magic in _CHUNKED)
     at = 0
     # Skippable frames may come first.
     while start[at + 1 : at + 4] == b"\x2a\x4d\x18" and 0x50 <= start[at] <= 0x5F:

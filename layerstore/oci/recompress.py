@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 REFERENCE = "vnd.docker.reference.digest"
 """An attestation's entry names the manifest that it is about, in the same index."""
-_OF_BYTES = ("containerd.io/snapshot/stargz/", "io.github.containers.zstd-chunked.")
+_OF_BYTES = (
+    "containerd.io/snapshot/stargz/",
+    "io.containers.zstd-chunked.",
+    "io.github.containers.zstd-chunked.",
+)
 """Annotations of a layer that hold for its compressed bytes alone."""
 
 

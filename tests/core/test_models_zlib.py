@@ -221,6 +221,8 @@ MODELS = [
     *(base + level for base in (160, 180) for level in LEVELS),
     *(170 + level for level in range(4, 10)),
     *(190 + level for level in (1, 2, 3)),
+    *(460 + level for level in LEVELS),
+    *(470 + level for level in range(4, 10)),
 ]
 
 

@@ -18,7 +18,10 @@ from test_models_kp import generated
 from layerstore.core import recipe as rec
 
 VECTORS = Path(__file__).parent / "recipe_vectors.json"
-MARKED = [m for m in rec.models() if 160 <= m.id < 200]
+VECTORS_2 = Path(__file__).parent / "recipe_vectors_2.json"
+OLD = [m for m in rec.models() if 160 <= m.id < 200]
+TYPED = [m for m in rec.models() if 460 <= m.id < 480]
+MARKED = OLD + TYPED
 
 
 @functools.cache
@@ -29,7 +32,11 @@ def content_of(name: str) -> bytes:
         "copies": generated("copies"),
         "noise": generated("noise")[:70_000],
         "zeros": bytes(300_000),
+        "few": generated("words")[:3_000],
     }
+    if name == "few":
+        return parts.pop(name)
+    del parts["few"]
     return (
         parts["words"] + b"".join(parts.values()) + parts["copies"]
         if name == "all"
@@ -75,23 +82,51 @@ def test_recipes_give_these_blobs_for_ever() -> None:
     """Never make these vectors again: recipes in users' stores rest on every one of them."""
     content = content_of("all")
     vectors = json.loads(VECTORS.read_text())
-    assert {int(v["model"]) for v in vectors} == {m.id for m in MARKED}
+    assert {int(v["model"]) for v in vectors} == {m.id for m in OLD}
     for vector in vectors:
+        assert vector["recipe"].startswith("01")
         blob = made(bytes.fromhex(vector["recipe"]), content)
         assert hashlib.sha256(blob).hexdigest() == vector["sha256"], vector["model"]
+
+
+def test_recipes_of_version_2_give_these_blobs_for_ever() -> None:
+    """Never make these again, either. All models with kinds of blocks; headers of all sorts."""
+    vectors = json.loads(VECTORS_2.read_text())
+    assert {int(v["model"]) for v in vectors} >= {m.id for m in TYPED}
+    for vector in vectors:
+        assert vector["recipe"].startswith("02")
+        blob = made(bytes.fromhex(vector["recipe"]), content_of(vector["content"]))
+        assert hashlib.sha256(blob).hexdigest() == vector["sha256"], vector["model"]
+        assert blob.hex().startswith(vector.get("header", ""))
 
 
 @pytest.mark.parametrize("level", [1, 3, 4, 6, 9])
 def test_gzip_rsyncable_is_predicted(level: int) -> None:
     content = content_of("all")
     blob = run("gzip", "-nc", f"-{level}", "--rsyncable", content=content)
-    recipe, wrong = recipe_of(blob, rec.model(160 + level))
+    recipe, wrong = recipe_of(blob, rec.model(460 + level))
     assert made(recipe, content) == blob
     old, _ = recipe_of(blob, rec.model(120 + level))
     # At level 1 what is in the chains depends on tokens of long before.
     assert wrong <= (800 if level == 1 else 0)
     if level > 3:
         assert len(recipe) * 2 < len(old)
+
+
+@pytest.mark.parametrize("level", [4, 6, 9])
+def test_kinds_of_blocks_cost_nothing(level: int) -> None:
+    """Dynamic or fixed, and what fills up the byte: of thousands of blocks a few bits are left."""
+    for kind in ("zeros", "words"):
+        content = content_of(kind)
+        blob = run("gzip", "-nc", f"-{level}", "--rsyncable", content=content)
+        recipe, wrong = recipe_of(blob, rec.model(460 + level), 4 * len(content))
+        assert (made(recipe, content), wrong) == (blob, 0)
+        # Most of it is the table: the checksum is that of the span.
+        assert len(recipe) <= 18
+        old = recipe_of(blob, rec.model(160 + level), 4 * len(content))[0]
+        assert len(old) > len(recipe) + (7 if kind == "zeros" else -1)
+        dated = blob[:4] + b"\1\2\3\4" + blob[8:]
+        assert len(recipe_of(dated, rec.model(460 + level), 4 * len(content))[0]) <= len(recipe) + 9
 
 
 @pytest.mark.needs("pigz")
@@ -116,12 +151,12 @@ def test_pigz_rsyncable_is_predicted(level: int) -> None:
     """Where a piece has no mark, as zeros have none, pigz ends it elsewhere: a few corrections."""
     content = content_of("all")
     blob = run("pigz", "-nc", f"-{level}", "-p2", "--rsyncable", content=content)
-    recipe, wrong = recipe_of(blob, rec.model(170 + level))
+    recipe, wrong = recipe_of(blob, rec.model(470 + level))
     assert made(recipe, content) == blob
     assert wrong <= 12
     plain = content_of("words")
     blob = run("pigz", "-nc", f"-{level}", "-p2", "--rsyncable", content=plain)
-    recipe, wrong = recipe_of(blob, rec.model(170 + level))
+    recipe, wrong = recipe_of(blob, rec.model(470 + level))
     assert (made(recipe, plain), wrong) == (blob, 0)
 
 

@@ -44,7 +44,8 @@ static void hostile(world *w, const ls_model_facts *m, const uint8_t *data, size
     uint8_t *out = block(room);
     void *work = work_of(m);
     ls_error err;
-    int result = ls_respan_make(work, m->id, &r, w->tokens, w->scratch, out, room, &made, &err);
+    int result = ls_respan_make(work, 1 + how / 9 % LS_RECIPE_VERSION, m->id, &r, w->tokens,
+                                w->scratch, out, room, &made, &err);
     CHECK(result == LS_EFORMAT || result == LS_EINVALID || result == LS_OK);
     if (!result)
         CHECK(made == r.end_bit / 8 - r.bit / 8);

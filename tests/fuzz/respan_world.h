@@ -67,8 +67,8 @@ static void compare(world *w, const ls_model_facts *m, ls_tokens_span *span,
     uint8_t *corrections = block(room);
     void *work = work_of(m);
     ls_error err;
-    int result = ls_respan_analyse(work, m->id, span, following, w->scratch, corrections, room,
-                                   &length, &err);
+    int result = ls_respan_analyse(work, LS_RECIPE_VERSION, m->id, span, following, w->scratch,
+                                   corrections, room, &length, &err);
     CHECK(result == LS_OK || result == LS_ELIMIT || result == LS_EFORMAT);
     if (result != LS_OK) {
         CHECK(m->id != 1 || result == LS_ELIMIT);
@@ -97,7 +97,8 @@ static void compare(world *w, const ls_model_facts *m, ls_tokens_span *span,
                    .end_bit = span->end_bit,
                    .corrections = exact,
                    .corrections_size = length};
-    result = ls_respan_make(work, m->id, &r, w->tokens, w->scratch, out, out_room, &made, &err);
+    result = ls_respan_make(work, LS_RECIPE_VERSION, m->id, &r, w->tokens, w->scratch, out,
+                            out_room, &made, &err);
     if (result)
         fprintf(stderr, "%s: %s\n", m->name, err.reason);
     CHECK(result == LS_OK);

@@ -329,8 +329,8 @@ static size_t cost_of(world *w, void *work, const ls_model_facts *m, size_t most
     static uint8_t corrections[1 << 20];
     ls_error err;
     size_t length, room = most < sizeof corrections ? most : sizeof corrections;
-    int result = ls_respan_analyse(work, m->id, &w->spans[0], NULL, w->scratch, corrections, room,
-                                   &length, &err);
+    int result = ls_respan_analyse(work, LS_RECIPE_VERSION, m->id, &w->spans[0], NULL, w->scratch,
+                                   corrections, room, &length, &err);
     CHECK(result == LS_OK || result == LS_ELIMIT || result == LS_EFORMAT);
     return result == LS_OK && length < most ? length : SIZE_MAX;
 }
