@@ -194,11 +194,13 @@ def test_the_blob_of_a_client_that_vanished_is_not_read_on(tmp_path, rude):
 
 
 def test_slow_and_vanishing_clients_hold_nothing(tmp_path):
-    """Neither other clients, nor memory of requests, open files, or uploads once they are idle."""
+    """Neither other clients, nor requests, open files, threads, memory; nor uploads and their leases
+    once they are idle."""
     report = soak.slow(4, str(tmp_path / "store"))
     assert report["lost"] == []
     assert report["leaked uploads"] == 0
     assert report["whole"]
+    assert report["leaked leases"] == 0
     assert report["vanished"] > 20
     assert report["served"] > 3
     assert report["slowest, s"] < 10
