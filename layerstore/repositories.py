@@ -174,6 +174,13 @@ class Repository:
         except FileNotFoundError as e:
             raise NotFoundError(f"no upload {upload_id[:80]!r}") from e
 
+    def upload_size(self, upload_id: str) -> int:
+        """Bytes that have come of an upload of this repository, whoever is writing it; it is kept for
+        `idle` seconds from now on. Raises NotFoundError."""
+        from .storage import uploads
+
+        return uploads.size(self._storage, self._inner(upload_id))
+
     def resume(self, upload_id: str, hashes: Hashes | None = None) -> RepositoryUpload:
         """One that was begun in this repository. Raises NotFoundError for any other id, BusyError while
         somebody writes to it."""

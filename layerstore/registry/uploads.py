@@ -80,15 +80,15 @@ async def begin(registry: Registry, route: Route, request: Request) -> Response:
     upload = await registry.run(repository.upload)
     if digest is None:
         await _close(registry, upload)
-        return _status(route.name, upload, 202)
+        return _status(route.name, upload.id, upload.offset, 202)
     return await _finish(registry, route, request, upload, digest, keep=False)
 
 
 async def status(registry: Registry, route: Route, request: Request) -> Response:
-    """GET: how much has come."""
-    upload = await _resume(registry, route)
-    await _close(registry, upload)
-    return _status(route.name, upload, 204)
+    """GET: how much has come. It takes no lock: whoever writes goes on, or begins, meanwhile."""
+    repository = registry.repository(route.name)
+    size = await registry.run(repository.upload_size, route.argument)
+    return _status(route.name, route.argument, size, 204)
 
 
 async def patch(registry: Registry, route: Route, request: Request) -> Response:
@@ -104,7 +104,7 @@ async def patch(registry: Registry, route: Route, request: Request) -> Response:
         await _close(registry, upload)
         raise
     await _close(registry, upload)
-    return _status(route.name, upload, 202)
+    return _status(route.name, upload.id, upload.offset, 202)
 
 
 async def finish(registry: Registry, route: Route, request: Request) -> Response:
@@ -170,7 +170,7 @@ def _check_range(name: str, request: Request, upload: RepositoryUpload) -> None:
         raise Failure(400, "BLOB_UPLOAD_INVALID", f"Content-Range is no range: {text[:80]!r}")
     first, last = int(match[1]), int(match[2])
     if first != upload.offset:
-        status = _status(name, upload, 416)
+        status = _status(name, upload.id, upload.offset, 416)
         raise Failure(
             416,
             "BLOB_UPLOAD_INVALID",
@@ -230,12 +230,12 @@ async def _receive(registry: Registry, request: Request, upload: RepositoryUploa
         raise Failure(400, "SIZE_INVALID", f"{got} bytes came, Content-Length says {expected}")
 
 
-def _status(name: str, upload: RepositoryUpload, code: int) -> Response:
+def _status(name: str, upload_id: str, size: int, code: int) -> Response:
     return empty(
         code,
-        ("Location", f"/v2/{name}/blobs/uploads/{upload.id}"),
-        ("Range", f"0-{max(0, upload.offset - 1)}"),
-        ("Docker-Upload-UUID", upload.id),
+        ("Location", f"/v2/{name}/blobs/uploads/{upload_id}"),
+        ("Range", f"0-{max(0, size - 1)}"),
+        ("Docker-Upload-UUID", upload_id),
         ("OCI-Chunk-Min-Length", str(MIN_CHUNK)),
     )
 
