@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,6 +47,9 @@ from .watch import Watch
 T = TypeVar("T")
 log = logging.getLogger("layerstore.registry")
 THREADS = 16
+TICK = 0.02
+LAST = 10.0
+"""Seconds that requests which were cut have to put away what they were at."""
 VERSION = ("Docker-Distribution-Api-Version", "registry/2.0")
 
 
@@ -81,12 +85,25 @@ class Registry:
         self.metrics = metrics if metrics is not None else Metrics()
         self.log = log if log is not None else AccessLog(enabled=False)
         self.busy = busy
+        self.stopping = False
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="layerstore-registry")
 
     async def run(self, work: Callable[..., T], *args: object, **named: object) -> T:
-        """A call of the store, in a thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, functools.partial(work, *args, **named))
+        """A call of the store, in a thread. Who is cancelled waits for its end all the same: what the
+        call works on is not used by anybody else, or closed, before."""
+        call = self._pool.submit(functools.partial(work, *args, **named))
+        try:
+            return await asyncio.wrap_future(call)
+        except asyncio.CancelledError:
+            while not call.done():
+                await asyncio.sleep(TICK)
+            raise
+
+    def stop(self) -> None:
+        """The time in which requests could end is over: what is still going on will be cut."""
+        self.stopping = True
+        if self.mirror is not None:
+            self.mirror.stopped.set()
 
     def repository(self, name: str) -> Repository:
         return self.store.repository(name, idle=self.config.maintenance.idle, limits=self._limits)
@@ -114,6 +131,11 @@ class Registry:
             except Failure as failure:
                 response = failure.response()
             await self._send(response, request, scope, watch.send)
+        except asyncio.CancelledError:
+            # The server gives up waiting: its client sees the connection end, its log a request that
+            # was cut.
+            self.stopping = True
+            await _abort(scope)
         finally:
             watch.end()
 
@@ -121,6 +143,9 @@ class Registry:
         while True:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
+                end = time.monotonic() + LAST
+                while self.metrics.in_flight and time.monotonic() < end:
+                    await asyncio.sleep(TICK)
                 self.metrics.save(now=True)
                 if self.mirror is not None:
                     await self.run(self.mirror.close)
@@ -227,8 +252,7 @@ class Registry:
                 self.metrics.add("damaged_total")
                 self.log.event("damaged", digest=e.digest, path=request.path)
             log.error("%s is cut off: %s", request.path, str(e) or "its client takes nothing")
-            scope.get("state", {}).get("abort", lambda: None)()
-            await asyncio.sleep(0)  # the server notices before it misses the rest of the answer
+            await _abort(scope)
         finally:
             gone.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -249,6 +273,12 @@ class Registry:
             await sending
         finally:
             sending.cancel()
+
+
+async def _abort(scope: Scope) -> None:
+    """Ends a connection in the middle of an answer."""
+    scope.get("state", {}).get("abort", lambda: None)()
+    await asyncio.sleep(0)  # the server notices before it misses the rest of the answer
 
 
 def _bytes(piece: bytes | memoryview) -> bytes:

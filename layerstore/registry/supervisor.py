@@ -33,8 +33,8 @@ TICK = 0.2
 RESTART = 1.0
 """Seconds that a worker stays down at least: one that cannot start must not use up the machine."""
 GC_EVERY = 60.0
-STOP = 40.0
-"""Seconds after which a process that was told to end is killed."""
+STOP = 30.0
+"""Seconds that a process which was told to end has beyond the time of grace, before it is killed."""
 
 _CONTEXT = multiprocessing.get_context("spawn")
 
@@ -203,7 +203,7 @@ class Supervisor:
         for process in processes:
             if process.exitcode is None:
                 process.terminate()
-        deadline = time.monotonic() + STOP
+        deadline = time.monotonic() + self._config.server.grace + STOP
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
             if process.exitcode is None:

@@ -159,11 +159,13 @@ def serving(store: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 class Pauses:
-    """The longest time for which this machine did not let a thread of ours run that wanted to: of what
-    a client waited, so much is nobody's fault."""
+    """The times for which this machine did not let a thread of ours run that wanted to: what failed
+    meanwhile, since time ran out for a client or a server, is nobody's fault."""
+
+    LONG = 5.0
 
     def __init__(self) -> None:
-        self.longest = 0.0
+        self._found: list[tuple[float, float]] = [(0.0, 0.0)]
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -171,7 +173,8 @@ class Pauses:
         before = time.monotonic()
         while not self._over.wait(0.01):
             now = time.monotonic()
-            self.longest = max(self.longest, now - before - 0.01)
+            if now - before > 0.1:
+                self._found.append((now, now - before))
             before = now
 
     def __enter__(self) -> Pauses:
@@ -182,13 +185,38 @@ class Pauses:
         self._over.set()
         self._thread.join()
 
+    @property
+    def longest(self) -> float:
+        return round(max(length for _, length in self._found), 3)
+
+    def clock(self) -> float:
+        """Seconds of a clock that stands still in long pauses."""
+        lost = sum(length for _, length in self._found if length > self.LONG)
+        return time.monotonic() - lost
+
+    def within(self, began: float, ended: float) -> float:
+        """Seconds of long ones in a stretch of time."""
+        overlaps = (
+            min(ended, at) - max(began, at - length)
+            for at, length in self._found
+            if length > self.LONG
+        )
+        return sum(max(0.0, one) for one in overlaps)
+
+    def since(self, moment: float) -> bool:
+        """Whether there was a long one that ended after a moment, or just before it."""
+        time.sleep(0.5)  # it may have ended just now
+        return any(at > moment - 2 and length > self.LONG for at, length in self._found)
+
 
 def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
     """Pushers against a collector. A blob that no manifest names yet lives by its promise alone; a
     blob that another image has just lost is put, asked for, or mounted in the same moment."""
-    end = time.monotonic() + seconds
+    pauses = Pauses()
+    end = pauses.clock() + seconds
     lost: list[str] = []
-    counts = {"images": 0, "pulls": 0, "gc": 0, "removed": 0, "reused": 0, "mounted": 0, "late": 0}
+    names = ("images", "pulls", "gc", "removed", "reused", "mounted", "late", "paused")
+    counts = dict.fromkeys(names, 0)
     mutex = threading.Lock()
     hurry = threading.Event()
     shared = [
@@ -202,7 +230,7 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
     def collector() -> None:
         try:
             with layerstore.open(store) as opened:
-                while time.monotonic() < end and not lost:
+                while pauses.clock() < end and not lost:
                     report = opened.gc()
                     counts["gc"] += 1
                     counts["removed"] += report.removed_blobs
@@ -235,7 +263,7 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
         there: list[tuple[str, bytes, list[bytes]]] = []
         serial = 0
         try:
-            while time.monotonic() < end and not lost:
+            while pauses.clock() < end and not lost:
                 serial += 1
                 began = time.monotonic()
                 config = b'{"n":%d,"p":%d}' % (serial, number)
@@ -261,25 +289,54 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
                     if e.status == 404 and time.monotonic() - began > IDLE / 2:
                         count("late")  # what was promised, was promised for so long
                         continue
+                    if e.status == 408 and pauses.since(began):
+                        count("paused")
+                        continue
                     raise
+                except (OSError, http.client.HTTPException):
+                    if not pauses.since(began):
+                        raise
+                    count("paused")
+                    continue
                 hurry.set()
                 there.append((f"t{serial}", manifest, [config, *layers]))
                 count("images")
-                tag, document, blobs = source.choice(there)
-                check_image(client, name, tag, document, blobs)
-                count("pulls")
+                check(client, name, source.choice(there))
                 if len(there) > KEPT:
                     _, document, _ = there.pop(source.randrange(len(there)))
-                    client("DELETE", f"/v2/{name}/manifests/{digest_of(document)}")
-            for tag, document, blobs in there:
-                check_image(client, name, tag, document, blobs)
+                    delete(client, f"/v2/{name}/manifests/{digest_of(document)}")
+            for one in there:
+                check(client, name, one)
         except (Refused, OSError, http.client.HTTPException) as e:
             lost.append(f"{name}: {type(e).__name__} {e}")
+
+    def check(client: Client, name: str, image: tuple[str, bytes, list[bytes]]) -> None:
+        """Pulls an image; again, where the machine stood still."""
+        while True:
+            began = time.monotonic()
+            try:
+                check_image(client, name, *image)
+            except (OSError, http.client.HTTPException):
+                if not pauses.since(began):
+                    raise
+                count("paused")
+                continue
+            count("pulls")
+            return
+
+    def delete(client: Client, path: str) -> None:
+        began = time.monotonic()
+        try:
+            client("DELETE", path)
+        except (OSError, http.client.HTTPException):
+            if not pauses.since(began):
+                raise
+            count("paused")
 
     with serving(store, "--workers", "2", "--idle", f"{IDLE:.0f}") as (process, port):
         threads = [threading.Thread(target=collector)]
         threads += [threading.Thread(target=pusher, args=(n, port)) for n in range(PUSHERS)]
-        with Pauses() as pauses:
+        with pauses:
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -291,7 +348,7 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
     leaked = len(os.listdir(os.path.join(store, "uploads")))
     report: dict[str, object] = {
         **counts,
-        "longest pause of the machine, s": round(pauses.longest, 3),
+        "longest pause of the machine, s": pauses.longest,
     }
     return {**report, "lost": lost, "leaked uploads": leaked, "whole": whole}
 
@@ -515,9 +572,9 @@ def leases_of(opened: layerstore.Store) -> int:
     return sum(row["kind"] != "session" for row in rows)
 
 
-def spread(took: list[float]) -> dict[str, float]:
-    """Of times in seconds: the middle, the 99th of a hundred, the longest; in milliseconds."""
-    found = sorted(took)
+def spread(took: list[tuple[float, float]], pauses: Pauses) -> dict[str, float]:
+    """Of stretches of time: the middle, the 99th of a hundred, the longest; in milliseconds."""
+    found = sorted(ended - began - pauses.within(began, ended) for began, ended in took)
     at = {"p50": len(found) // 2, "p99": len(found) * 99 // 100, "max": len(found) - 1}
     return {name: round(found[n] * 1000, 1) for name, n in at.items()}
 
@@ -529,8 +586,10 @@ def slow(seconds: float, store: str, clients: int = 24) -> dict[str, object]:
     idle = 2.0
     source = random.Random(1)
     large = source.randbytes(8 << 20)
-    alone: list[float] = []
-    beside: list[float] = []
+    alone: list[tuple[float, float]] = []
+    beside: list[tuple[float, float]] = []
+    pauses = Pauses()
+    paused = 0
     memory: list[float] = []
     vanished = 0
     lost: list[str] = []
@@ -544,24 +603,30 @@ def slow(seconds: float, store: str, clients: int = 24) -> dict[str, object]:
         if client("PUT", path, manifest, content_type=MANIFEST)[0] != 201:
             raise Refused("the manifest")
 
-        def behave(took: list[float], seconds: float) -> None:
+        def behave(took: list[tuple[float, float]], seconds: float) -> None:
             """Pushes and pulls, each of which is timed."""
-            end = time.monotonic() + seconds
-            while time.monotonic() < end or not took:
+            nonlocal paused
+            end = pauses.clock() + seconds
+            while pauses.clock() < end or not took:
                 data = source.randbytes(200_000)
                 began = time.monotonic()
-                digest = push_blob(client, "slow/good", data)
-                took.append(time.monotonic() - began)
-                began = time.monotonic()
-                status, _, got = client("GET", f"/v2/slow/good/blobs/{digest}")
-                took.append(time.monotonic() - began)
-                if status != 200 or got != data:
-                    raise Refused(f"GET: {status}")
+                try:
+                    digest = push_blob(client, "slow/good", data)
+                    took.append((began, time.monotonic()))
+                    again = time.monotonic()
+                    status, _, got = client("GET", f"/v2/slow/good/blobs/{digest}")
+                    took.append((again, time.monotonic()))
+                    if status != 200 or got != data:
+                        raise Refused(f"GET: {status}")
+                except (OSError, http.client.HTTPException):
+                    if not pauses.since(began):
+                        raise
+                    paused += 1
                 if len(took) % 100 == 0:
                     memory.append(Held.now(client, process.pid).memory)
                 time.sleep(0.02)
 
-        def beside_a_crowd(took: list[float], seconds: float) -> int:
+        def beside_a_crowd(took: list[tuple[float, float]], seconds: float) -> int:
             lasting = max(4.0, min(60.0, seconds / 10))
             crowd = Crowd(port, there, len(large), lasting)
             threads = [threading.Thread(target=crowd.client, args=(n,)) for n in range(clients)]
@@ -583,7 +648,7 @@ def slow(seconds: float, store: str, clients: int = 24) -> dict[str, object]:
                 time.sleep(0.1)
             return held
 
-        with Pauses() as pauses:
+        with pauses:
             behave(alone, seconds / 10)
             vanished += beside_a_crowd([], seconds / 10)
             before = settled(lambda held: held.requests == 0)
@@ -600,11 +665,11 @@ def slow(seconds: float, store: str, clients: int = 24) -> dict[str, object]:
     if leases:
         lost.append(f"leases: {leases}")
     return {
-        "alone, ms": spread(alone),
-        "beside the crowd, ms": spread(beside),
+        "alone, ms": spread(alone, pauses),
+        "beside the crowd, ms": spread(beside, pauses),
         "served": len(beside) // 2,
-        "slowest, s": round(max(beside) - pauses.longest, 3),
-        "longest pause of the machine, s": round(pauses.longest, 3),
+        "paused": paused,
+        "longest pause of the machine, s": pauses.longest,
         "vanished": vanished,
         "held before": dataclasses.asdict(before),
         "held after": dataclasses.asdict(after),
