@@ -113,13 +113,16 @@ class RepositoryUpload:
 class Repository:
     """One repository. Made by `Store.repository`; safe to share between threads."""
 
-    def __init__(self, content: Content, name: str, idle: float, limits: RepositoryLimits) -> None:
+    def __init__(
+        self, content: Content, name: str, idle: float, limits: RepositoryLimits, lent: bool = False
+    ) -> None:
         if not references.is_name(name):
             raise InvalidInputError(f"not a name of a repository: {name[:300]!r}")
         self._content = content
         self.name = name
         self.idle = idle
         self.limits = limits
+        self.lent = lent
 
     @property
     def _storage(self) -> Storage:
@@ -135,19 +138,21 @@ class Repository:
     def blob_size(self, digest: str) -> int | None:
         """Bytes of a blob that may be read here; it is kept for `idle` seconds from now on. None if it
         is absent, or only in other repositories."""
-        found = rules.blob(self._storage, self.name, digest, self.idle)
+        found = rules.blob(self._storage, self.name, digest, self.idle, lent=self.lent)
         return None if found is None else found.size
 
     def blob_size_at_once(self, digest: str) -> int | None:
         """The same, as far as reading the index tells: it never waits for a commit. None also for what
         has to be asked with `blob_size`."""
         found = rules.look(self._storage, self.name, digest)
-        return found.size if found is not None and found.fresh else None
+        if found is None or not found.fresh or (found.lent and not self.lent):
+            return None
+        return found.size
 
     def open_blob(self, digest: str) -> BlobFile:
         """A blob, or manifest, that may be read here. Raises NotFoundError alike for what is absent and
         what is not in this repository."""
-        if rules.blob(self._storage, self.name, digest, self.idle) is None:
+        if rules.blob(self._storage, self.name, digest, self.idle, lent=self.lent) is None:
             raise NotFoundError(f"no blob {digest} in repository {self.name}", digest=digest)
         return self._content.open(digest, rules.may_read(self.name, digest))
 
@@ -209,7 +214,13 @@ class Repository:
 
     def _land(self, landing: Landing, digest: str | None) -> values.Descriptor:
         with self._content.operation() as op:
-            admit = rules.admit(self._storage, self.name, self.idle, self.limits.repository_bytes)
+            admit = rules.admit(
+                self._storage,
+                self.name,
+                self.idle,
+                self.limits.repository_bytes,
+                lent=self.lent,
+            )
             info = op.land(landing, digest, mediatypes.OCTETS, admit)
         return values.Descriptor(info.digest, info.bytes, info.media_type)
 
@@ -227,7 +238,13 @@ class Repository:
         """Makes a blob of another repository readable here; its size, or None if it is not there."""
         with self._content.operation() as op:
             return rules.mount(
-                op, self.name, source.name, digest, self.idle, self.limits.repository_bytes
+                op,
+                self.name,
+                source.name,
+                digest,
+                self.idle,
+                self.limits.repository_bytes,
+                lent=self.lent,
             )
 
     def mount_any(self, digest: str, may_pull: Callable[[str], bool]) -> int | None:
@@ -235,7 +252,13 @@ class Repository:
         (asked with its name) allows."""
         with self._content.operation() as op:
             return rules.mount_any(
-                op, self.name, digest, may_pull, self.idle, self.limits.repository_bytes
+                op,
+                self.name,
+                digest,
+                may_pull,
+                self.idle,
+                self.limits.repository_bytes,
+                lent=self.lent,
             )
 
     def remove_blob(self, digest: str) -> None:

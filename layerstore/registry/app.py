@@ -106,7 +106,12 @@ class Registry:
             self.mirror.stopped.set()
 
     def repository(self, name: str) -> Repository:
-        return self.store.repository(name, idle=self.config.maintenance.idle, limits=self._limits)
+        return self.store.repository(
+            name,
+            idle=self.config.maintenance.idle,
+            limits=self._limits,
+            lent=self.mirror is not None and self.mirror.lends,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -72,6 +72,7 @@ class Mirror:
         )
         self.ttl = ttl
         self._idle = idle
+        self.lends = idle is not None
         self.claims = Claims(shared)
         self.pool = ThreadPoolExecutor(FETCHES, thread_name_prefix="layerstore-mirror")
         self._questions = ThreadPoolExecutor(FETCHES, thread_name_prefix="layerstore-mirror-asks")
