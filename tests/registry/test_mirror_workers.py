@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import os
 import signal
 import tempfile
@@ -13,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from oci import oci_make as make
 from registry.claims_child import hold
 from registry.test_registry_mirror import get, layer, mirror, slowly
@@ -20,7 +23,10 @@ from registry.test_registry_operation import awaited
 from registry.test_registry_server import serving_with
 
 import layerstore
+from layerstore.registry import asked
+from layerstore.registry.asked import Asked
 from layerstore.registry.claims import Claims
+from layerstore.registry.mirror import PAUSE
 from layerstore.storage import clock, leases
 
 BIG = os.urandom(6 << 20)
@@ -62,6 +68,80 @@ def test_many_clients_of_many_workers_make_one_fetch(tmp_path, upstream, image) 
             assert all(r.result() == (image.data, data) for r in results)
     assert len(upstream.asked("GET", f"blobs/{digest}")) == 1
     assert len(upstream.asked("GET", "/manifests/")) == 1
+
+
+def test_what_one_worker_has_asked_the_others_know(tmp_path, upstream, image) -> None:
+    """A tag is asked for once in its time, whichever worker a client meets; and so is an upstream that
+    does not answer."""
+
+    def many(url: str) -> set[int]:
+        with ThreadPoolExecutor(6) as pool:
+            paths = [f"{url}/v2/team/app/manifests/1"] * 36
+            return {status for status, _, _ in pool.map(get, paths)}
+
+    def asked(method: str) -> int:
+        return len(upstream.asked(method, "/manifests/1$"))
+
+    ttl = 2.0
+    with mirror(tmp_path / "s", upstream, "--workers", "3", "--proxy-ttl", f"{ttl}s") as url:
+        began = time.monotonic()
+        assert get(f"{url}/v2/team/app/manifests/1")[2] == image.data
+        assert many(url) == {200}
+        assert asked("GET") == 1
+        assert asked("HEAD") <= (time.monotonic() - began) / ttl
+        time.sleep(ttl)
+        before, began = asked("HEAD"), time.monotonic()
+        assert many(url) == {200}
+        assert 1 <= asked("HEAD") - before <= 1 + (time.monotonic() - began) / ttl
+        upstream.odd = lambda handler, seen: handler.answer(503) or True
+        time.sleep(ttl)
+        assert get(f"{url}/v2/team/app/manifests/1")[1]["Warning"]
+        before, began = len(upstream.seen), time.monotonic()
+        assert many(url) == {200}
+        assert len(upstream.seen) == before or time.monotonic() - began > PAUSE / 2
+
+
+class Moments(RuleBasedStateMachine):
+    """Against a dictionary: a moment may be forgotten, but none is younger than it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        self.workers = [Asked(self.directory.name) for _ in range(2)]
+        self.noted: dict[tuple[str, str], float] = {}
+
+    keys = st.tuples(st.sampled_from("abc"), st.sampled_from("12"))
+
+    @rule(key=keys, worker=st.integers(0, 1))
+    def note(self, key: tuple[str, str], worker: int) -> None:
+        self.noted[key] = time.monotonic()
+        self.workers[worker].note(*key)
+
+    @rule(key=keys, worker=st.integers(0, 1))
+    def ask(self, key: tuple[str, str], worker: int) -> None:
+        before = time.monotonic()
+        age = self.workers[worker].age(*key)
+        noted = self.noted.get(key)
+        if noted is None:
+            assert age == math.inf
+        else:
+            assert age == math.inf or before - noted - 0.05 <= age <= time.monotonic() - noted
+
+    @rule(at=st.integers(0, 3 * 16), data=st.binary(min_size=1, max_size=8))
+    def torn(self, at: int, data: bytes) -> None:
+        """Two write at once: half of one, half of the other."""
+        self.workers[0]._table[at : at + len(data)] = data
+
+    def teardown(self) -> None:
+        for worker in self.workers:
+            worker.close()
+        self.directory.cleanup()
+
+
+def test_moments(monkeypatch) -> None:
+    """With few slots, so that keys take each other's."""
+    monkeypatch.setattr(asked, "SLOTS", 4)
+    run_state_machine_as_test(Moments)
 
 
 def test_when_the_one_that_fetches_is_killed_another_goes_on(tmp_path, upstream, image) -> None:
