@@ -337,27 +337,45 @@ class Repository:
 
     def referrers(self, digest: str) -> list[Referrer]:
         """The manifests here whose subject is `digest` (distribution-spec, "Listing Referrers")."""
-        out = []
+        return self.referrers_page(digest)[0]
+
+    def referrers_page(
+        self,
+        digest: str,
+        *,
+        after: str = "",
+        limit: int | None = None,
+        max_bytes: int | None = None,
+        artifact_type: str | None = None,
+    ) -> tuple[list[Referrer], bool]:
+        """Those behind the digest `after`, of one type if so asked: at most `limit`, and no more once
+        their manifests have `max_bytes` together; and whether there are more."""
+        out: list[Referrer] = []
+        size = 0
         with self._content.operation() as op:
-            for member, data in rules.referrers(op, self.name, digest):
+            for member, data in rules.referrers(op, self.name, digest, after):
                 document = parse_document(data, member.media_type, member.digest)
                 kind = document.artifact_type
                 if kind is None and isinstance(document, Manifest) and document.config is not None:
                     kind = document.config.media_type
+                if artifact_type is not None and kind != artifact_type:
+                    continue
+                if len(out) == limit or (max_bytes is not None and size >= max_bytes):
+                    return out, True
+                size += member.size
                 out.append(
                     Referrer(
                         member.digest, member.size, member.media_type, kind, document.annotations
                     )
                 )
-        return out
+        return out, False
 
     # ---- tags ---------------------------------------------------------------------------------
 
     def tags(self, after: str = "", limit: int | None = None) -> list[str]:
         """Tags behind `after`, in lexical order, at most `limit`."""
         with self._content.operation() as op:
-            found = [tag for tag in rules.tags(op, self.name) if tag > after]
-        return found if limit is None else found[:limit]
+            return rules.tags(op, self.name, after, limit)
 
     def remove_tag(self, tag: str) -> None:
         """Removes a tag; the manifest stays. Raises NotFoundError."""

@@ -398,11 +398,14 @@ def _adopt(storage: Storage, name: str, ref: Ref) -> repositories.Member | None:
     return storage.index.update(work)
 
 
-def tags(op: Operation, name: str) -> list[str]:
-    """Tags of a repository, in the order of their bytes."""
+def tags(op: Operation, name: str, after: str = "", limit: int | None = None) -> list[str]:
+    """Tags of a repository behind `after`, in the order of their bytes, at most `limit`. No others are
+    read."""
     prefix = ref_name(name, "").encode()
+    start = prefix + after.encode() + b"\0" if after else prefix
     with op.op.storage.index.read() as snapshot:
-        return [key[len(prefix) :].decode() for key, _ in snapshot.items(Table.REFS, prefix)]
+        rows = itertools.islice(snapshot.items(Table.REFS, prefix, start=start), limit)
+        return [key[len(prefix) :].decode() for key, _ in rows]
 
 
 def tags_of(op: Operation, name: str, digest: str) -> list[str]:
@@ -460,14 +463,17 @@ def remove_blob(op: Operation, name: str, digest: str) -> bool:
     return op.op.storage.index.update(work)
 
 
-def referrers(op: Operation, name: str, digest: str) -> Iterator[tuple[repositories.Member, bytes]]:
-    """Manifests of the repository whose subject is `digest`, with their bytes, sorted by digest."""
+def referrers(
+    op: Operation, name: str, digest: str, after: str = ""
+) -> Iterator[tuple[repositories.Member, bytes]]:
+    """Manifests of the repository whose subject is `digest`, with their bytes, sorted by digest; those
+    behind the digest `after`."""
     storage = op.op.storage
     with storage.index.read() as snapshot:
         members = [
             member
             for member in repositories.referring(snapshot, name, digest)
-            if visible(storage, snapshot, member.digest) is not None
+            if member.digest > after and visible(storage, snapshot, member.digest) is not None
         ]
     for member in sorted(members, key=lambda m: m.digest):
         allowed = may_read(name, member.digest, manifest=True)

@@ -36,7 +36,7 @@ from .claims import TICK, Claims
 from .fetches import Fetch
 from .http import Failure, Request, Response, document
 from .listings import INDEX, linked, page
-from .routes import Route
+from .routes import Route, is_tag
 
 if TYPE_CHECKING:
     from .app import Registry
@@ -114,7 +114,7 @@ class Mirror:
         if route.kind == "tags":
             return await self._tags(registry, route, here, upstream, request)
         if route.kind == "referrers":
-            return await self._referrers(registry, here, upstream, request)
+            return await self._referrers(registry, route, here, upstream, request)
         raise Failure(404, "BLOB_UPLOAD_UNKNOWN", "a mirror has no uploads")
 
     def forget(self, key: tuple[str, str]) -> None:
@@ -218,19 +218,17 @@ class Mirror:
         except PermissionDeniedError as e:
             raise NotFoundError(e.message) from e
         except (RemoteError, InvalidInputError, LimitError):
-            response = await listings.tags(registry, here, request)
-            value = json.loads(response.body)
-            response = document({"name": route.name, "tags": value["tags"]})
+            response = await listings.tags(registry, here, request, route.name)
             response.headers.append(WARNING)
             return response
         limit, last = page(request)
-        found = [tag for tag in found if tag > last]
+        found = [tag for tag in found if tag > last and is_tag(tag)]
         more, found = len(found) > limit, found[:limit]
         answer = document({"name": route.name, "tags": found})
         return linked(answer, f"/v2/{route.name}/tags/list", found, limit, more)
 
     async def _referrers(
-        self, registry: Registry, here: Route, upstream: str, request: Request
+        self, registry: Registry, route: Route, here: Route, upstream: str, request: Request
     ) -> Response:
         """The same of what refers to a manifest."""
         try:
@@ -242,8 +240,15 @@ class Mirror:
             headers = () if wanted is None else (("OCI-Filters-Applied", "artifactType"),)
             value = {"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}
             return document(value, headers=headers, kind=INDEX)
-        except (LayerstoreError, ValueError, KeyError, TypeError, AttributeError):
-            response = await listings.referrers(registry, here, request)
+        except (
+            LayerstoreError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ):
+            response = await listings.referrers(registry, here, request, route.name)
             response.headers.append(WARNING)
             return response
 

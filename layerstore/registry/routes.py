@@ -67,8 +67,12 @@ def check_name(name: str) -> None:
         raise Failure(400, "NAME_INVALID", f"not a name of a repository: {name[:100]!r}")
 
 
+def is_tag(tag: str) -> bool:
+    return _TAG.match(tag) is not None
+
+
 def check_tag(tag: str) -> None:
-    if not _TAG.match(tag):
+    if not is_tag(tag):
         raise Failure(400, "TAG_INVALID", f"not a tag: {tag[:100]!r}")
 
 
