@@ -34,7 +34,7 @@ from .. import (
     StoreFullError,
     UnsupportedError,
 )
-from . import blobs, health, listings, manifests, routes, uploads
+from . import blobs, health, listings, logins, manifests, routes, uploads
 from .authentication import Authentication, scopes
 from .config import Config
 from .http import Disconnected, Failure, Message, Receive, Request, Response, Scope, Send, document
@@ -56,8 +56,8 @@ VERSION = ("Docker-Distribution-Api-Version", "registry/2.0")
 class Registry:
     """An ASGI application over one open store, which the caller closes after it. `mirror`: of which
     registry it is one; it is closed with the application. `busy` is called whenever something happens.
-    Raises InvalidInputError, UnsupportedError, OSError for users or keys of the configuration that
-    cannot be read."""
+    `secret` is what processes share that are to know each other's tokens. Raises InvalidInputError,
+    UnsupportedError, OSError for users or keys of the configuration that cannot be read."""
 
     def __init__(
         self,
@@ -69,11 +69,12 @@ class Registry:
         metrics: Metrics | None = None,
         log: AccessLog | None = None,
         busy: Callable[[], None] = lambda: None,
+        secret: bytes | None = None,
     ) -> None:
         self.store = store
         self.config = config if config is not None else Config()
         self.mirror = mirror
-        self.authentication = Authentication(self.config.access)
+        self.authentication = Authentication(self.config.access, secret)
         self.uploads = uploads.Known()
         limits = self.config.limits
         self._limits = RepositoryLimits(
@@ -167,7 +168,8 @@ class Registry:
         request.caller = await self.authentication.caller(request)
         self._authorize(route, action, request)
         try:
-            if self.mirror is not None and route.kind != "base" and not action.operation:
+            own = action.operation or route.kind in ("base", "login")
+            if self.mirror is not None and not own:
                 return await self.mirror.answer(self, route, request)
             return await action.handler(self, route, request)
         except PermissionDeniedError as e:
@@ -197,6 +199,8 @@ class Registry:
             allowed = (
                 route.kind != "metrics" or caller.name is not None or not self.authentication.asks
             )
+        elif route.kind == "login":
+            allowed = True
         elif route.name:
             allowed = any(caller.may(right, route.name) for right in action.rights)
         else:
@@ -204,6 +208,7 @@ class Registry:
             # have; the catalog shows to each what it may pull.
             allowed = (
                 caller.name is not None
+                or caller.token is not None
                 or not self.authentication.asks
                 or (route.kind == "catalog" and caller.policy.anyone_may_pull())
             )
@@ -318,6 +323,7 @@ ACTIONS = {
     ("ready", "GET"): Action(health.ready, (), operation=True),
     ("metrics", "GET"): Action(health.metrics, (), operation=True),
     ("base", "GET"): Action(base, ()),
+    ("login", "GET"): Action(logins.give, ()),
     ("catalog", "GET"): Action(listings.catalog, ()),
     ("tags", "GET"): Action(listings.tags, PULL),
     ("referrers", "GET"): Action(listings.referrers, PULL),

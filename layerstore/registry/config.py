@@ -137,6 +137,9 @@ class AccessConfig:
 
     realm: str = "layerstore"
     htpasswd: str | None = None
+    login: str | None = None
+    """URL of this server's `/v2/token` as clients see it: they get tokens there for a password, or for
+    none, instead of being asked for one."""
     token: TokenConfig | None = None
     rules: tuple[Rule, ...] = ()
 
@@ -282,8 +285,15 @@ def _limits(table: _Table) -> LimitsConfig:
 def _access(table: _Table) -> AccessConfig:
     default = AccessConfig()
     token = _token(table.table("token")) if table.has("token") else None
+    login = table.quotable("login") if table.has("login") else None
+    if login is not None:
+        if not re.fullmatch(r"https?://[^/?#\s]+/v2/token", login):
+            raise table.wrong("login", "a URL: https://HOST/v2/token")
+        if token is not None or not table.has("htpasswd"):
+            raise table.wrong("login", "only with `htpasswd`, and without `token`")
     return table.done(
         AccessConfig(
+            login=login,
             realm=table.quotable("realm", default.realm),
             htpasswd=table.file("htpasswd") if table.has("htpasswd") else None,
             token=token,

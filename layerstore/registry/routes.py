@@ -21,6 +21,7 @@ _PATHS = re.compile(
     r"manifests/(?P<manifest>[^/]+)|(?P<tags>tags/list)|referrers/(?P<referrers>[^/]+))\Z"
 )
 _OPERATION = {"/healthz": "health", "/readyz": "ready", "/metrics": "metrics"}
+LOGIN = "/v2/token"
 MAX_NAME = 255
 
 
@@ -37,6 +38,8 @@ def parse(path: str) -> Route:
     """Raises Failure for a path that means nothing."""
     if path in ("/v2", "/v2/"):
         return Route("base")
+    if path == LOGIN:
+        return Route("login")
     if path == "/v2/_catalog":
         return Route("catalog")
     if path in _OPERATION:

@@ -137,9 +137,10 @@ def run(
     metrics: Metrics | None = None,
     busy: Callable[[], None] = lambda: None,
     shared: str | None = None,
+    secret: bytes | None = None,
 ) -> None:
-    """Serves a store on a socket in this process; `metrics`, `busy` and the directory `shared` are
-    those of a supervisor."""
+    """Serves a store on a socket in this process; `metrics`, `busy`, the directory `shared` and the
+    `secret` are those of a supervisor."""
     try:
         import uvicorn
 
@@ -210,6 +211,7 @@ def run(
         metrics=metrics,
         log=AccessLog(config.log.format, enabled=config.log.access),
         busy=busy,
+        secret=secret,
     )
     logging.getLogger("layerstore.registry").setLevel(config.log.level.upper())
     settings = uvicorn.Config(

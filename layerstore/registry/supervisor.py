@@ -76,6 +76,7 @@ class Supervisor:
         self._done_at = {"gc": 0.0, "optimize": 0.0}
         self._pending = False
         self._stop = False
+        self._secret = os.urandom(32)
 
     def run(self, ready: Callable[[str], None] | None) -> None:
         from .server import url_of
@@ -110,6 +111,7 @@ class Supervisor:
                 self._options,
                 self._directory,
                 self._last,
+                self._secret,
             ),
         )
         process.start()
@@ -238,6 +240,7 @@ def _work(
     options: Options,
     directory: str,
     last: Synchronized[float],
+    secret: bytes,
 ) -> None:
     """A worker, in its process."""
     import layerstore
@@ -258,4 +261,5 @@ def _work(
             metrics=metrics,
             busy=busy,
             shared=directory,
+            secret=secret,
         )
