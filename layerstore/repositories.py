@@ -113,13 +113,16 @@ class RepositoryUpload:
 class Repository:
     """One repository. Made by `Store.repository`; safe to share between threads."""
 
-    def __init__(self, content: Content, name: str, idle: float, limits: RepositoryLimits) -> None:
+    def __init__(
+        self, content: Content, name: str, idle: float, limits: RepositoryLimits, lent: bool = False
+    ) -> None:
         if not references.is_name(name):
             raise InvalidInputError(f"not a name of a repository: {name[:300]!r}")
         self._content = content
         self.name = name
         self.idle = idle
         self.limits = limits
+        self.lent = lent
 
     @property
     def _storage(self) -> Storage:
@@ -135,19 +138,21 @@ class Repository:
     def blob_size(self, digest: str) -> int | None:
         """Bytes of a blob that may be read here; it is kept for `idle` seconds from now on. None if it
         is absent, or only in other repositories."""
-        found = rules.blob(self._storage, self.name, digest, self.idle)
+        found = rules.blob(self._storage, self.name, digest, self.idle, lent=self.lent)
         return None if found is None else found.size
 
     def blob_size_at_once(self, digest: str) -> int | None:
         """The same, as far as reading the index tells: it never waits for a commit. None also for what
         has to be asked with `blob_size`."""
         found = rules.look(self._storage, self.name, digest)
-        return found.size if found is not None and found.fresh else None
+        if found is None or not found.fresh or (found.lent and not self.lent):
+            return None
+        return found.size
 
     def open_blob(self, digest: str) -> BlobFile:
         """A blob, or manifest, that may be read here. Raises NotFoundError alike for what is absent and
         what is not in this repository."""
-        if rules.blob(self._storage, self.name, digest, self.idle) is None:
+        if rules.blob(self._storage, self.name, digest, self.idle, lent=self.lent) is None:
             raise NotFoundError(f"no blob {digest} in repository {self.name}", digest=digest)
         return self._content.open(digest, rules.may_read(self.name, digest))
 
@@ -173,6 +178,13 @@ class Repository:
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as e:
             raise NotFoundError(f"no upload {upload_id[:80]!r}") from e
+
+    def upload_size(self, upload_id: str) -> int:
+        """Bytes that have come of an upload of this repository, whoever is writing it; it is kept for
+        `idle` seconds from now on. Raises NotFoundError."""
+        from .storage import uploads
+
+        return uploads.size(self._storage, self._inner(upload_id))
 
     def resume(self, upload_id: str, hashes: Hashes | None = None) -> RepositoryUpload:
         """One that was begun in this repository. Raises NotFoundError for any other id, BusyError while
@@ -202,7 +214,13 @@ class Repository:
 
     def _land(self, landing: Landing, digest: str | None) -> values.Descriptor:
         with self._content.operation() as op:
-            admit = rules.admit(self._storage, self.name, self.idle, self.limits.repository_bytes)
+            admit = rules.admit(
+                self._storage,
+                self.name,
+                self.idle,
+                self.limits.repository_bytes,
+                lent=self.lent,
+            )
             info = op.land(landing, digest, mediatypes.OCTETS, admit)
         return values.Descriptor(info.digest, info.bytes, info.media_type)
 
@@ -220,7 +238,13 @@ class Repository:
         """Makes a blob of another repository readable here; its size, or None if it is not there."""
         with self._content.operation() as op:
             return rules.mount(
-                op, self.name, source.name, digest, self.idle, self.limits.repository_bytes
+                op,
+                self.name,
+                source.name,
+                digest,
+                self.idle,
+                self.limits.repository_bytes,
+                lent=self.lent,
             )
 
     def mount_any(self, digest: str, may_pull: Callable[[str], bool]) -> int | None:
@@ -228,7 +252,13 @@ class Repository:
         (asked with its name) allows."""
         with self._content.operation() as op:
             return rules.mount_any(
-                op, self.name, digest, may_pull, self.idle, self.limits.repository_bytes
+                op,
+                self.name,
+                digest,
+                may_pull,
+                self.idle,
+                self.limits.repository_bytes,
+                lent=self.lent,
             )
 
     def remove_blob(self, digest: str) -> None:
@@ -307,27 +337,45 @@ class Repository:
 
     def referrers(self, digest: str) -> list[Referrer]:
         """The manifests here whose subject is `digest` (distribution-spec, "Listing Referrers")."""
-        out = []
+        return self.referrers_page(digest)[0]
+
+    def referrers_page(
+        self,
+        digest: str,
+        *,
+        after: str = "",
+        limit: int | None = None,
+        max_bytes: int | None = None,
+        artifact_type: str | None = None,
+    ) -> tuple[list[Referrer], bool]:
+        """Those behind the digest `after`, of one type if so asked: at most `limit`, and no more once
+        their manifests have `max_bytes` together; and whether there are more."""
+        out: list[Referrer] = []
+        size = 0
         with self._content.operation() as op:
-            for member, data in rules.referrers(op, self.name, digest):
+            for member, data in rules.referrers(op, self.name, digest, after):
                 document = parse_document(data, member.media_type, member.digest)
                 kind = document.artifact_type
                 if kind is None and isinstance(document, Manifest) and document.config is not None:
                     kind = document.config.media_type
+                if artifact_type is not None and kind != artifact_type:
+                    continue
+                if len(out) == limit or (max_bytes is not None and size >= max_bytes):
+                    return out, True
+                size += member.size
                 out.append(
                     Referrer(
                         member.digest, member.size, member.media_type, kind, document.annotations
                     )
                 )
-        return out
+        return out, False
 
     # ---- tags ---------------------------------------------------------------------------------
 
     def tags(self, after: str = "", limit: int | None = None) -> list[str]:
         """Tags behind `after`, in lexical order, at most `limit`."""
         with self._content.operation() as op:
-            found = [tag for tag in rules.tags(op, self.name) if tag > after]
-        return found if limit is None else found[:limit]
+            return rules.tags(op, self.name, after, limit)
 
     def remove_tag(self, tag: str) -> None:
         """Removes a tag; the manifest stays. Raises NotFoundError."""

@@ -186,15 +186,21 @@ class Store:
         return self._content.open(digest)
 
     def repository(
-        self, name: str, *, idle: float = 24 * 3600.0, limits: RepositoryLimits | None = None
+        self,
+        name: str,
+        *,
+        idle: float = 24 * 3600.0,
+        limits: RepositoryLimits | None = None,
+        lent: bool = False,
     ) -> Repository:
         """A repository of a registry: what may be read under a name. `idle`: seconds that a blob which
-        no manifest names is kept after it was last put, mounted or asked for. Raises
-        InvalidInputError for what is no name."""
+        no manifest names is kept after it was last put, mounted or asked for. `lent`: what comes into
+        it can be fetched again, and may go for gc's limits of space with the manifests that name it.
+        Raises InvalidInputError for what is no name."""
         from .repositories import Repository, RepositoryLimits
 
         self._storage.check_usable()
-        return Repository(self._content, name, idle, limits or RepositoryLimits())
+        return Repository(self._content, name, idle, limits or RepositoryLimits(), lent)
 
     def repositories(self, after: str = "", limit: int | None = None) -> list[str]:
         """Names of the repositories behind `after`, sorted, at most `limit`."""
@@ -661,8 +667,9 @@ class Store:
         `max_time` in seconds and `max_repack_size` in bytes bound it; the next one goes on. While the
         store takes more than `max_used_space` bytes on disk, or its filesystem has less than
         `min_free_space` free, it also lets go what could be made again: copies in the raw
-        cache, unpacked layers that no snapshot stands on, then entries of `cache`, least recently used
-        first, and no more than it takes; never refs, leases, snapshots, or what they need."""
+        cache, unpacked layers that no snapshot stands on, then images that a mirror keeps for a time,
+        then entries of `cache`, least recently used first, and no more than it takes; never other
+        refs, leases, snapshots, or what they need."""
         from .storage.gc import collect
         from .storage.prune import Limits
 

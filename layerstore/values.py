@@ -154,7 +154,7 @@ class CacheEntry:
 @dataclass(frozen=True, slots=True)
 class GCReport:
     """What a gc did. `pending_bytes` is dead but still held back by a running operation. Of a gc with
-    limits: how many cache entries went, and whether both limits hold now."""
+    limits: how many cache entries and images of a mirror went, and whether both limits hold now."""
 
     dry_run: bool
     condemned_chunks: int
@@ -165,6 +165,7 @@ class GCReport:
     complete: bool = True
     dropped_entries: int = 0
     within_limits: bool = True
+    dropped_images: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,7 @@ def gc(context: Context) -> None:
                 "seconds": round(report.seconds, 3),
                 "complete": report.complete,
                 "dropped_entries": report.dropped_entries,
+                "dropped_images": report.dropped_images,
                 "within_limits": report.within_limits,
             }
         )
@@ -90,6 +91,8 @@ def gc(context: Context) -> None:
     blobs = f"{report.removed_blobs} blobs, {report.condemned_chunks} chunks"
     if report.dropped_entries:
         blobs = f"{report.dropped_entries} entries of the cache, {blobs}"
+    if report.dropped_images:
+        blobs = f"{report.dropped_images} images of a mirror, {blobs}"
     output.line(f"{freed} {human(report.freed_bytes)} ({blobs}), {human_seconds(report.seconds)}")
     if report.pending_bytes:
         output.line(

@@ -92,11 +92,15 @@ def _check_grown(tx: Write, name: str, max_bytes: int | None) -> None:
         )
 
 
-def blob(storage: Storage, name: str, digest: str, ttl: float) -> repositories.Member | None:
+def blob(
+    storage: Storage, name: str, digest: str, ttl: float, *, lent: bool = False
+) -> repositories.Member | None:
     """A member that is here, whole; the answer is a promise: it is kept for `ttl` from now on, or three
-    quarters of it. None alike for what is absent and for what is another repository's."""
+    quarters of it; no promise where it is `lent`. None alike for what is absent and for what is another
+    repository's."""
     found = look(storage, name, digest)
-    if found is not None and not found.fresh and not storage.readonly:
+    kept = found is not None and found.fresh and (lent or not found.lent)
+    if found is not None and not kept and not storage.readonly:
         size = found.size
 
         def touch(tx: Write) -> bool:
@@ -105,7 +109,7 @@ def blob(storage: Storage, name: str, digest: str, ttl: float) -> repositories.M
                 return False
             if member.is_manifest:
                 return repositories.touch(tx, name, digest)
-            repositories.put(tx, name, digest, size, ttl)
+            repositories.put(tx, name, digest, size, ttl, lent=lent)
             return True
 
         if not storage.index.update(touch):
@@ -137,7 +141,7 @@ def look_up(storage: Storage, name: str, reference: str) -> repositories.Member 
 
 
 def admit(
-    storage: Storage, name: str, ttl: float, max_bytes: int | None = None
+    storage: Storage, name: str, ttl: float, max_bytes: int | None = None, *, lent: bool = False
 ) -> Callable[[Write, str], None]:
     """What makes a blob a member in the commit that stores it. From then on the row keeps it, and the
     session that stored it need not."""
@@ -148,7 +152,7 @@ def admit(
         if serial is None or row is None:
             raise NotFoundError(f"no blob {digest} in the store", digest=digest)
         known = repositories.find(tx, name, digest) is not None
-        repositories.put(tx, name, digest, row.size, ttl)
+        repositories.put(tx, name, digest, row.size, ttl, lent=lent)
         if not known:
             _check_grown(tx, name, max_bytes)
         tx.delete(Table.HOLDS, hold_key(bytes.fromhex(storage.session.id), serial))
@@ -157,7 +161,14 @@ def admit(
 
 
 def mount(
-    op: Operation, name: str, source: str, digest: str, ttl: float, max_bytes: int | None = None
+    op: Operation,
+    name: str,
+    source: str,
+    digest: str,
+    ttl: float,
+    max_bytes: int | None = None,
+    *,
+    lent: bool = False,
 ) -> int | None:
     """Makes a blob of another repository a member of this one; its size, or None if it is not there."""
     storage = op.op.storage
@@ -168,7 +179,7 @@ def mount(
         if found is None or there is None:
             return None
         known = repositories.find(tx, name, digest) is not None
-        repositories.put(tx, name, digest, there[1].size, ttl)
+        repositories.put(tx, name, digest, there[1].size, ttl, lent=lent)
         if not known:
             _check_grown(tx, name, max_bytes)
         return there[1].size
@@ -183,6 +194,8 @@ def mount_any(
     may_pull: Callable[[str], bool],
     ttl: float,
     max_bytes: int | None = None,
+    *,
+    lent: bool = False,
 ) -> int | None:
     """The same from a repository near by that has it and that `may_pull` allows. At most `NEAR` names
     are asked, from those of the same namespace on, in their order and round: what it costs has a bound,
@@ -200,7 +213,9 @@ def mount_any(
             ),
             None,
         )
-    return None if source is None else mount(op, name, source, digest, ttl, max_bytes)
+    if source is None:
+        return None
+    return mount(op, name, source, digest, ttl, max_bytes, lent=lent)
 
 
 def check_manifest(data: bytes, media_type: str) -> Document:
@@ -238,6 +253,7 @@ def put_manifest(
     }
 
     lent: list[str] = []
+    lends = terms.keep is not None
 
     def before(tx: Write) -> None:
         _check_rights(tx, name, got, document.media_type, refs, terms)
@@ -253,7 +269,7 @@ def put_manifest(
         for one in needed:
             member = repositories.find(tx, name, one)
             if member is not None and not member.is_manifest:
-                repositories.put(tx, name, one, member.size, terms.ttl)
+                repositories.put(tx, name, one, member.size, terms.ttl, lent=lends)
         known = repositories.find(tx, name, got) is not None
         refers = None if document.subject is None else document.subject.digest
         repositories.put_manifest(tx, name, got, len(data), document.media_type, refers, terms.keep)
@@ -382,11 +398,14 @@ def _adopt(storage: Storage, name: str, ref: Ref) -> repositories.Member | None:
     return storage.index.update(work)
 
 
-def tags(op: Operation, name: str) -> list[str]:
-    """Tags of a repository, in the order of their bytes."""
+def tags(op: Operation, name: str, after: str = "", limit: int | None = None) -> list[str]:
+    """Tags of a repository behind `after`, in the order of their bytes, at most `limit`. No others are
+    read."""
     prefix = ref_name(name, "").encode()
+    start = prefix + after.encode() + b"\0" if after else prefix
     with op.op.storage.index.read() as snapshot:
-        return [key[len(prefix) :].decode() for key, _ in snapshot.items(Table.REFS, prefix)]
+        rows = itertools.islice(snapshot.items(Table.REFS, prefix, start=start), limit)
+        return [key[len(prefix) :].decode() for key, _ in rows]
 
 
 def tags_of(op: Operation, name: str, digest: str) -> list[str]:
@@ -444,14 +463,17 @@ def remove_blob(op: Operation, name: str, digest: str) -> bool:
     return op.op.storage.index.update(work)
 
 
-def referrers(op: Operation, name: str, digest: str) -> Iterator[tuple[repositories.Member, bytes]]:
-    """Manifests of the repository whose subject is `digest`, with their bytes, sorted by digest."""
+def referrers(
+    op: Operation, name: str, digest: str, after: str = ""
+) -> Iterator[tuple[repositories.Member, bytes]]:
+    """Manifests of the repository whose subject is `digest`, with their bytes, sorted by digest; those
+    behind the digest `after`."""
     storage = op.op.storage
     with storage.index.read() as snapshot:
         members = [
             member
             for member in repositories.referring(snapshot, name, digest)
-            if visible(storage, snapshot, member.digest) is not None
+            if member.digest > after and visible(storage, snapshot, member.digest) is not None
         ]
     for member in sorted(members, key=lambda m: m.digest):
         allowed = may_read(name, member.digest, manifest=True)

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from .. import (
     StoreFullError,
     UnsupportedError,
 )
-from . import blobs, health, listings, manifests, routes, uploads
+from . import blobs, health, listings, logins, manifests, routes, uploads
 from .authentication import Authentication, scopes
 from .config import Config
 from .http import Disconnected, Failure, Message, Receive, Request, Response, Scope, Send, document
@@ -46,14 +47,17 @@ from .watch import Watch
 T = TypeVar("T")
 log = logging.getLogger("layerstore.registry")
 THREADS = 16
+TICK = 0.02
+LAST = 10.0
+"""Seconds that requests which were cut have to put away what they were at."""
 VERSION = ("Docker-Distribution-Api-Version", "registry/2.0")
 
 
 class Registry:
     """An ASGI application over one open store, which the caller closes after it. `mirror`: of which
     registry it is one; it is closed with the application. `busy` is called whenever something happens.
-    Raises InvalidInputError, UnsupportedError, OSError for users or keys of the configuration that
-    cannot be read."""
+    `secret` is what processes share that are to know each other's tokens. Raises InvalidInputError,
+    UnsupportedError, OSError for users or keys of the configuration that cannot be read."""
 
     def __init__(
         self,
@@ -65,11 +69,12 @@ class Registry:
         metrics: Metrics | None = None,
         log: AccessLog | None = None,
         busy: Callable[[], None] = lambda: None,
+        secret: bytes | None = None,
     ) -> None:
         self.store = store
         self.config = config if config is not None else Config()
         self.mirror = mirror
-        self.authentication = Authentication(self.config.access)
+        self.authentication = Authentication(self.config.access, secret)
         self.uploads = uploads.Known()
         limits = self.config.limits
         self._limits = RepositoryLimits(
@@ -81,15 +86,33 @@ class Registry:
         self.metrics = metrics if metrics is not None else Metrics()
         self.log = log if log is not None else AccessLog(enabled=False)
         self.busy = busy
+        self.stopping = False
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="layerstore-registry")
 
     async def run(self, work: Callable[..., T], *args: object, **named: object) -> T:
-        """A call of the store, in a thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, functools.partial(work, *args, **named))
+        """A call of the store, in a thread. Who is cancelled waits for its end all the same: what the
+        call works on is not used by anybody else, or closed, before."""
+        call = self._pool.submit(functools.partial(work, *args, **named))
+        try:
+            return await asyncio.wrap_future(call)
+        except asyncio.CancelledError:
+            while not call.done():
+                await asyncio.sleep(TICK)
+            raise
+
+    def stop(self) -> None:
+        """The time in which requests could end is over: what is still going on will be cut."""
+        self.stopping = True
+        if self.mirror is not None:
+            self.mirror.stopped.set()
 
     def repository(self, name: str) -> Repository:
-        return self.store.repository(name, idle=self.config.maintenance.idle, limits=self._limits)
+        return self.store.repository(
+            name,
+            idle=self.config.maintenance.idle,
+            limits=self._limits,
+            lent=self.mirror is not None and self.mirror.lends,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -114,6 +137,11 @@ class Registry:
             except Failure as failure:
                 response = failure.response()
             await self._send(response, request, scope, watch.send)
+        except asyncio.CancelledError:
+            # The server gives up waiting: its client sees the connection end, its log a request that
+            # was cut.
+            self.stopping = True
+            await _abort(scope)
         finally:
             watch.end()
 
@@ -121,6 +149,9 @@ class Registry:
         while True:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
+                end = time.monotonic() + LAST
+                while self.metrics.in_flight and time.monotonic() < end:
+                    await asyncio.sleep(TICK)
                 self.metrics.save(now=True)
                 if self.mirror is not None:
                     await self.run(self.mirror.close)
@@ -137,7 +168,8 @@ class Registry:
         request.caller = await self.authentication.caller(request)
         self._authorize(route, action, request)
         try:
-            if self.mirror is not None and route.kind != "base" and not action.operation:
+            own = action.operation or route.kind in ("base", "login")
+            if self.mirror is not None and not own:
                 return await self.mirror.answer(self, route, request)
             return await action.handler(self, route, request)
         except PermissionDeniedError as e:
@@ -167,6 +199,8 @@ class Registry:
             allowed = (
                 route.kind != "metrics" or caller.name is not None or not self.authentication.asks
             )
+        elif route.kind == "login":
+            allowed = True
         elif route.name:
             allowed = any(caller.may(right, route.name) for right in action.rights)
         else:
@@ -174,6 +208,7 @@ class Registry:
             # have; the catalog shows to each what it may pull.
             allowed = (
                 caller.name is not None
+                or caller.token is not None
                 or not self.authentication.asks
                 or (route.kind == "catalog" and caller.policy.anyone_may_pull())
             )
@@ -227,8 +262,7 @@ class Registry:
                 self.metrics.add("damaged_total")
                 self.log.event("damaged", digest=e.digest, path=request.path)
             log.error("%s is cut off: %s", request.path, str(e) or "its client takes nothing")
-            scope.get("state", {}).get("abort", lambda: None)()
-            await asyncio.sleep(0)  # the server notices before it misses the rest of the answer
+            await _abort(scope)
         finally:
             gone.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -249,6 +283,12 @@ class Registry:
             await sending
         finally:
             sending.cancel()
+
+
+async def _abort(scope: Scope) -> None:
+    """Ends a connection in the middle of an answer."""
+    scope.get("state", {}).get("abort", lambda: None)()
+    await asyncio.sleep(0)  # the server notices before it misses the rest of the answer
 
 
 def _bytes(piece: bytes | memoryview) -> bytes:
@@ -283,6 +323,7 @@ ACTIONS = {
     ("ready", "GET"): Action(health.ready, (), operation=True),
     ("metrics", "GET"): Action(health.metrics, (), operation=True),
     ("base", "GET"): Action(base, ()),
+    ("login", "GET"): Action(logins.give, ()),
     ("catalog", "GET"): Action(listings.catalog, ()),
     ("tags", "GET"): Action(listings.tags, PULL),
     ("referrers", "GET"): Action(listings.referrers, PULL),

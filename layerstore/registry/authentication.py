@@ -10,32 +10,39 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 
 from .access import Caller, Policy
 from .config import AccessConfig
 from .http import Failure, Request
+from .logins import Logins
 from .passwords import Passwords, TooManyLogins
 from .routes import Route
 from .tokens import TokenRefused, Tokens
 
 Headers = tuple[tuple[str, str], ...]
+NOTHING: Mapping[str, frozenset[str]] = {}
+"""The rights of a token that nobody in particular has: what anybody may, and no more."""
 
 
 class Authentication:
     """How callers of a registry are known. Raises InvalidInputError, UnsupportedError, OSError for a
     configuration that cannot be used."""
 
-    def __init__(self, access: AccessConfig | None) -> None:
+    def __init__(self, access: AccessConfig | None, secret: bytes | None = None) -> None:
         self.policy = Policy.of(access)
         self._access = access
         self._anybody = Caller(self.policy)
         self._passwords: Passwords | None = None
         self._tokens: Tokens | None = None
+        self.logins: Logins | None = None
         if access is not None and access.htpasswd is not None:
             self._passwords = Passwords(access.htpasswd)
         if access is not None and access.token is not None:
             self._tokens = Tokens(access.token)
+        if access is not None and access.login is not None:
+            self.logins = Logins(access.login, secret or os.urandom(32))
 
     @property
     def asks(self) -> bool:
@@ -58,6 +65,12 @@ class Authentication:
             except TokenRefused as e:
                 raise self._unknown(f"the token is refused: {e}", "invalid_token") from e
             return Caller(self.policy, claims.subject, claims.rights)
+        if scheme.lower() == "bearer" and self.logins is not None:
+            try:
+                name = self.logins.verify(value.strip())
+            except TokenRefused as e:
+                raise self._unknown(f"the token is refused: {e}", "invalid_token") from e
+            return Caller(self.policy, name, NOTHING if name is None else None)
         if scheme.lower() == "basic":
             return await self._basic(value.strip())
         raise self._unknown(f"{scheme[:20]!r} is no way to log in here")
@@ -107,17 +120,24 @@ class Authentication:
     def _challenge(self, scopes: Iterable[str], error: str | None) -> Headers:
         out: list[tuple[str, str]] = []
         access = self._access
+        if self.logins is not None:
+            # Nothing beside it: who has no password would give up at a challenge for one.
+            return (_bearer(self.logins.url, self.logins.service, scopes, error),)
         if self._tokens is not None and access is not None and access.token is not None:
-            parts = [f'realm="{access.token.realm}"', f'service="{access.token.service}"']
-            wanted = " ".join(scopes)
-            if wanted:
-                parts.append(f'scope="{wanted}"')
-            if error is not None:
-                parts.append(f'error="{error}"')
-            out.append(("WWW-Authenticate", f"Bearer {','.join(parts)}"))
+            out.append(_bearer(access.token.realm, access.token.service, scopes, error))
         if self._passwords is not None and access is not None:
             out.append(("WWW-Authenticate", f'Basic realm="{access.realm}", charset="UTF-8"'))
         return tuple(out)
+
+
+def _bearer(realm: str, service: str, scopes: Iterable[str], error: str | None) -> tuple[str, str]:
+    parts = [f'realm="{realm}"', f'service="{service}"']
+    wanted = " ".join(scopes)
+    if wanted:
+        parts.append(f'scope="{wanted}"')
+    if error is not None:
+        parts.append(f'error="{error}"')
+    return "WWW-Authenticate", f"Bearer {','.join(parts)}"
 
 
 def scopes(route: Route, rights: Iterable[str], source: str | None = None) -> list[str]:

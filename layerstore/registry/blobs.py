@@ -36,10 +36,11 @@ def etag(digest: str) -> str:
 
 
 def matches(header: str | None, digest: str) -> bool:
-    """Whether a list of entity tags names this one."""
+    """Whether a list of entity tags names this one, weakly (RFC 9110, 13.1.2): a proxy that packs what
+    it passes on weakens them."""
     if header is None:
         return False
-    tags = [tag.strip() for tag in header.split(",")]
+    tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
     return "*" in tags or etag(digest) in tags
 
 

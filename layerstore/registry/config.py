@@ -70,12 +70,15 @@ class MetricsConfig:
 class MaintenanceConfig:
     """`[maintenance]`: when to optimize and collect. `idle`: seconds that a blob which no manifest
     names, and an upload, is kept after its last use. `quiet`: seconds without a request after which
-    the server counts as idle."""
+    the server counts as idle. `max_used_space`, `min_free_space`: bytes that the store may take, and
+    that are to be free on its filesystem; what can be made or fetched again goes for it."""
 
     optimize: str = "off"
     gc: str = "off"
     idle: float = 24 * 3600.0
     quiet: float = 30.0
+    max_used_space: int | None = None
+    min_free_space: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,9 @@ class AccessConfig:
 
     realm: str = "layerstore"
     htpasswd: str | None = None
+    login: str | None = None
+    """URL of this server's `/v2/token` as clients see it: they get tokens there for a password, or for
+    none, instead of being asked for one."""
     token: TokenConfig | None = None
     rules: tuple[Rule, ...] = ()
 
@@ -252,6 +258,8 @@ def _maintenance(table: _Table) -> MaintenanceConfig:
             gc=table.choice("gc", default.gc, ("idle", "off")),
             idle=table.duration("idle", default.idle),
             quiet=table.duration("quiet", default.quiet),
+            max_used_space=table.size("max_used_space"),
+            min_free_space=table.size("min_free_space"),
         )
     )
 
@@ -277,8 +285,15 @@ def _limits(table: _Table) -> LimitsConfig:
 def _access(table: _Table) -> AccessConfig:
     default = AccessConfig()
     token = _token(table.table("token")) if table.has("token") else None
+    login = table.quotable("login") if table.has("login") else None
+    if login is not None:
+        if not re.fullmatch(r"https?://[^/?#\s]+/v2/token", login):
+            raise table.wrong("login", "a URL: https://HOST/v2/token")
+        if token is not None or not table.has("htpasswd"):
+            raise table.wrong("login", "only with `htpasswd`, and without `token`")
     return table.done(
         AccessConfig(
+            login=login,
             realm=table.quotable("realm", default.realm),
             htpasswd=table.file("htpasswd") if table.has("htpasswd") else None,
             token=token,

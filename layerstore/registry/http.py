@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,7 @@ ONCE = frozenset(
 """Headers that mean one thing: two of them are refused, lest two readers take one each."""
 
 CLOSE = (("Connection", "close"),)
+_ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 
 class Request:
@@ -99,6 +101,8 @@ class Request:
         self._patience = patience
         self.method: str = scope["method"]
         raw: bytes = scope.get("raw_path") or scope["path"].encode()
+        if not raw.startswith(b"/"):
+            raw = _ABSOLUTE.sub(b"", raw)  # RFC 9112, 3.2.2: as a proxy is asked
         self.path = raw.decode("latin-1").replace("%3A", ":").replace("%3a", ":")
         query: bytes = scope.get("query_string", b"")
         if len(raw) + len(query) + sum(len(n) + len(v) for n, v in scope["headers"]) > header_bytes:
@@ -109,9 +113,12 @@ class Request:
             if key in ONCE and key in self.headers:
                 raise Failure(400, "UNSUPPORTED", f"{key} is there twice", headers=CLOSE)
             self.headers.setdefault(key, value.decode("latin-1"))
-        if "transfer-encoding" in self.headers and "content-length" in self.headers:
+        if "transfer-encoding" in self.headers:
             # RFC 9112, 6.1: what a proxy in between took for the end of this request is not known.
-            raise Failure(400, "UNSUPPORTED", "two lengths of one body", headers=CLOSE)
+            if "content-length" in self.headers:
+                raise Failure(400, "UNSUPPORTED", "two lengths of one body", headers=CLOSE)
+            if scope.get("http_version") == "1.0":
+                raise Failure(400, "UNSUPPORTED", "HTTP/1.0 knows no chunks", headers=CLOSE)
         try:
             self.query = parse_qs(
                 query.decode("ascii"),

@@ -26,23 +26,28 @@ def page(request: Request) -> tuple[int, str]:
     return min(int(text), PAGE), request.one("last") or ""
 
 
-def linked(response: Response, path: str, found: list[str], limit: int, more: bool) -> Response:
+def linked(
+    response: Response, path: str, found: list[str], limit: int, more: bool, **others: str
+) -> Response:
     if more and found:
-        query = urlencode({"n": limit, "last": found[-1]})
+        query = urlencode({"n": limit, "last": found[-1], **others})
         response.add("Link", f'<{path}?{query}>; rel="next"')
     return response
 
 
-async def tags(registry: Registry, route: Route, request: Request) -> Response:
-    """GET of the tags of a repository, sorted."""
+async def tags(
+    registry: Registry, route: Route, request: Request, shown: str | None = None
+) -> Response:
+    """GET of the tags of a repository, sorted; `shown`: the name that its client has for it."""
     limit, last = page(request)
     repository = registry.repository(route.name)
     found = await registry.run(repository.tags, last, limit + 1)
     if not found and not await registry.run(repository.exists):
         raise Failure(404, "NAME_UNKNOWN", "there is no such repository")
     more, found = len(found) > limit, found[:limit]
-    answer = document({"name": route.name, "tags": found})
-    return linked(answer, f"/v2/{route.name}/tags/list", found, limit, more)
+    name = shown or route.name
+    answer = document({"name": name, "tags": found})
+    return linked(answer, f"/v2/{name}/tags/list", found, limit, more)
 
 
 async def catalog(registry: Registry, route: Route, request: Request) -> Response:
@@ -61,13 +66,21 @@ async def catalog(registry: Registry, route: Route, request: Request) -> Respons
     return linked(document({"repositories": found}), "/v2/_catalog", found, limit, more)
 
 
-async def referrers(registry: Registry, route: Route, request: Request) -> Response:
-    """GET of what refers to a manifest, as an index; `artifactType` filters."""
-    repository = registry.repository(route.name)
-    found = await registry.run(repository.referrers, route.argument)
+async def referrers(
+    registry: Registry, route: Route, request: Request, shown: str | None = None
+) -> Response:
+    """GET of what refers to a manifest, as an index; `artifactType` filters. A page is no larger than
+    any manifest is: what its annotations take is its client's memory, and ours."""
+    limit, last = page(request)
     wanted = request.one("artifactType")
-    if wanted is not None:
-        found = [one for one in found if one.artifact_type == wanted]
+    found, more = await registry.run(
+        registry.repository(route.name).referrers_page,
+        route.argument,
+        after=last,
+        limit=limit,
+        max_bytes=registry.config.limits.manifest_bytes,
+        artifact_type=wanted,
+    )
     entries = []
     for one in found:
         entry: dict[str, object] = {
@@ -82,4 +95,7 @@ async def referrers(registry: Registry, route: Route, request: Request) -> Respo
         entries.append(entry)
     headers = () if wanted is None else (("OCI-Filters-Applied", "artifactType"),)
     value = {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
-    return document(value, headers=headers, kind=INDEX)
+    answer = document(value, headers=headers, kind=INDEX)
+    path = f"/v2/{shown or route.name}/referrers/{route.argument}"
+    others = {} if wanted is None else {"artifactType": wanted}
+    return linked(answer, path, [one.digest for one in found], limit, more, **others)

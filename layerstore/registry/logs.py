@@ -34,10 +34,13 @@ class AccessLog:
         received: int,
         sent: int,
         agent: str,
+        cut: str | None = None,
     ) -> None:
-        """One request that is over. `status` 0: it was cut, by the client or by damage."""
+        """One request that is over. `status` 0: it was cut; `cut` says by what: `stop` of the server at
+        the end of its grace, or `connection`, by the client or for damage."""
         if not self.enabled:
             return
+        what: dict[str, object] = {} if cut is None else {"cut": cut}
         self._write(
             {
                 "event": "request",
@@ -49,6 +52,7 @@ class AccessLog:
                 "received": received,
                 "sent": sent,
                 "agent": agent[:MAX_TEXT],
+                **what,
             }
         )
 

@@ -2,10 +2,10 @@
 
 A repository of the upstream is kept under its whole name, `HOST/NAME`: what the store has else is not
 shown, and a pull under that name finds what the mirror has. Digests never change, so what is here is
-given out without a question. A tag is asked for again after its time to live; while the upstream does
-not answer, the last digest that it named counts, with `Warning: 110` (RFC 9111), and for `PAUSE`
-seconds it is not asked again. Blobs come by `fetches`, once for all who wait. Where an idle time is
-set, what nobody has asked for so long is gc's to let go.
+given out without a question. A tag is asked for again after its time to live, by one worker for all;
+while the upstream does not answer, the last digest that it named counts, with `Warning: 110` (RFC
+9111), and for `PAUSE` seconds it is not asked again. Blobs come by `fetches`, once for all who wait.
+Where an idle time is set, what nobody has asked for so long is gc's to let go.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import asyncio
 import contextlib
 import json
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -32,12 +30,13 @@ from .. import (
     RemoteOptions,
 )
 from . import blobs, listings, manifests
+from .asked import Asked
 from .blobs import described
 from .claims import TICK, Claims
 from .fetches import Fetch
 from .http import Failure, Request, Response, document
 from .listings import INDEX, linked, page
-from .routes import Route
+from .routes import Route, is_tag
 
 if TYPE_CHECKING:
     from .app import Registry
@@ -46,8 +45,8 @@ T = TypeVar("T")
 FETCHES = 8
 """Blobs that are fetched at the same time; more wait."""
 PAUSE = 10.0
-MAX_TAGS = 65536
-"""Tags of which is remembered when they were asked for."""
+AWAY = ("", "")
+"""What is asked for when the upstream does not answer, as far as the table of moments is concerned."""
 WARNING = ("Warning", '110 layerstore "the upstream does not answer: this may be stale"')
 
 
@@ -72,13 +71,13 @@ class Mirror:
         )
         self.ttl = ttl
         self._idle = idle
+        self.lends = idle is not None
         self.claims = Claims(shared)
         self.pool = ThreadPoolExecutor(FETCHES, thread_name_prefix="layerstore-mirror")
         self._questions = ThreadPoolExecutor(FETCHES, thread_name_prefix="layerstore-mirror-asks")
         self._fetches: dict[tuple[str, str], Fetch] = {}
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
-        self._asked: OrderedDict[tuple[str, str], float] = OrderedDict()
-        self._away_until = 0.0
+        self._asked = Asked(shared)
 
     def close(self) -> None:
         """Ends what is on its way, and the connections."""
@@ -86,6 +85,7 @@ class Mirror:
         self.pool.shutdown(wait=True, cancel_futures=True)
         self._questions.shutdown(wait=True, cancel_futures=True)
         self.remote.close()
+        self._asked.close()
 
     # ---- requests -----------------------------------------------------------------------------
 
@@ -114,7 +114,7 @@ class Mirror:
         if route.kind == "tags":
             return await self._tags(registry, route, here, upstream, request)
         if route.kind == "referrers":
-            return await self._referrers(registry, here, upstream, request)
+            return await self._referrers(registry, route, here, upstream, request)
         raise Failure(404, "BLOB_UPLOAD_UNKNOWN", "a mirror has no uploads")
 
     def forget(self, key: tuple[str, str]) -> None:
@@ -142,13 +142,13 @@ class Mirror:
 
     async def _ask(self, work: Callable[..., T], *args: object) -> T:
         """A question to the upstream, in a thread. Raises RemoteError at once while it is away."""
-        if time.monotonic() < self._away_until:
+        if self._asked.age(*AWAY) < PAUSE:
             raise RemoteError(f"{self.remote.host} did not answer a moment ago")
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._questions, work, *args)
         except RemoteError:
-            self._away_until = time.monotonic() + PAUSE
+            self._asked.note(*AWAY)
             raise
 
     # ---- manifests and lists ------------------------------------------------------------------
@@ -175,15 +175,13 @@ class Mirror:
         except NotFoundError:
             known = None
         key = (here.name, here.argument)
-        if known is not None and (
-            ":" in here.argument or time.monotonic() - self._asked.get(key, -self.ttl) < self.ttl
-        ):
+        if known is not None and (":" in here.argument or self._asked.age(*key) < self.ttl):
             return False
         try:
             if known is not None:
                 now = await self._ask(self.remote.resolve, upstream, here.argument)
                 if now.digest == known:
-                    self._note(key)
+                    self._asked.note(*key)
                     return False
             got = await self._ask(self.remote.manifest, upstream, here.argument)
         except NotFoundError:
@@ -208,14 +206,8 @@ class Mirror:
             sparse=True,
             keep=self._idle,
         )
-        self._note(key)
+        self._asked.note(*key)
         return False
-
-    def _note(self, key: tuple[str, str]) -> None:
-        self._asked[key] = time.monotonic()
-        self._asked.move_to_end(key)
-        while len(self._asked) > MAX_TAGS:
-            self._asked.popitem(last=False)
 
     async def _tags(
         self, registry: Registry, route: Route, here: Route, upstream: str, request: Request
@@ -226,19 +218,17 @@ class Mirror:
         except PermissionDeniedError as e:
             raise NotFoundError(e.message) from e
         except (RemoteError, InvalidInputError, LimitError):
-            response = await listings.tags(registry, here, request)
-            value = json.loads(response.body)
-            response = document({"name": route.name, "tags": value["tags"]})
+            response = await listings.tags(registry, here, request, route.name)
             response.headers.append(WARNING)
             return response
         limit, last = page(request)
-        found = [tag for tag in found if tag > last]
+        found = [tag for tag in found if tag > last and is_tag(tag)]
         more, found = len(found) > limit, found[:limit]
         answer = document({"name": route.name, "tags": found})
         return linked(answer, f"/v2/{route.name}/tags/list", found, limit, more)
 
     async def _referrers(
-        self, registry: Registry, here: Route, upstream: str, request: Request
+        self, registry: Registry, route: Route, here: Route, upstream: str, request: Request
     ) -> Response:
         """The same of what refers to a manifest."""
         try:
@@ -250,8 +240,15 @@ class Mirror:
             headers = () if wanted is None else (("OCI-Filters-Applied", "artifactType"),)
             value = {"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}
             return document(value, headers=headers, kind=INDEX)
-        except (LayerstoreError, ValueError, KeyError, TypeError, AttributeError):
-            response = await listings.referrers(registry, here, request)
+        except (
+            LayerstoreError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ):
+            response = await listings.referrers(registry, here, request, route.name)
             response.headers.append(WARNING)
             return response
 

@@ -21,6 +21,7 @@ _PATHS = re.compile(
     r"manifests/(?P<manifest>[^/]+)|(?P<tags>tags/list)|referrers/(?P<referrers>[^/]+))\Z"
 )
 _OPERATION = {"/healthz": "health", "/readyz": "ready", "/metrics": "metrics"}
+LOGIN = "/v2/token"
 MAX_NAME = 255
 
 
@@ -37,6 +38,8 @@ def parse(path: str) -> Route:
     """Raises Failure for a path that means nothing."""
     if path in ("/v2", "/v2/"):
         return Route("base")
+    if path == LOGIN:
+        return Route("login")
     if path == "/v2/_catalog":
         return Route("catalog")
     if path in _OPERATION:
@@ -67,8 +70,12 @@ def check_name(name: str) -> None:
         raise Failure(400, "NAME_INVALID", f"not a name of a repository: {name[:100]!r}")
 
 
+def is_tag(tag: str) -> bool:
+    return _TAG.match(tag) is not None
+
+
 def check_tag(tag: str) -> None:
-    if not _TAG.match(tag):
+    if not is_tag(tag):
         raise Failure(400, "TAG_INVALID", f"not a tag: {tag[:100]!r}")
 
 

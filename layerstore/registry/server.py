@@ -7,6 +7,7 @@ with after a restart.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import ipaddress
@@ -30,6 +31,8 @@ from .mirror import Mirror
 BACKLOG = 512
 KEEP_ALIVE = 60
 """Seconds that a connection may stay between two requests: its client may be busy meanwhile."""
+MARGIN = 5
+"""Seconds that requests have to end by themselves once their connections were cut."""
 GONE = 300
 """Seconds after which a peer that acknowledges nothing is taken for gone."""
 
@@ -134,9 +137,10 @@ def run(
     metrics: Metrics | None = None,
     busy: Callable[[], None] = lambda: None,
     shared: str | None = None,
+    secret: bytes | None = None,
 ) -> None:
-    """Serves a store on a socket in this process; `metrics`, `busy` and the directory `shared` are
-    those of a supervisor."""
+    """Serves a store on a socket in this process; `metrics`, `busy`, the directory `shared` and the
+    `secret` are those of a supervisor."""
     try:
         import uvicorn
 
@@ -170,6 +174,21 @@ def run(
             alone = metrics is not None and os.getppid() != parent
             return await super().on_tick(counter) or alone
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """Requests may end for the time of grace; then their connections do, so that each finds its
+            client gone, and keeps what came."""
+            loop = asyncio.get_running_loop()
+            over = loop.call_later(config.server.grace, self._cut)
+            try:
+                await super().shutdown(sockets)
+            finally:
+                over.cancel()
+
+        def _cut(self) -> None:
+            registry.stop()
+            for one in list(self.server_state.connections):
+                one.transport.abort()
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if ready is not None and self.started:
@@ -192,6 +211,7 @@ def run(
         metrics=metrics,
         log=AccessLog(config.log.format, enabled=config.log.access),
         busy=busy,
+        secret=secret,
     )
     logging.getLogger("layerstore.registry").setLevel(config.log.level.upper())
     settings = uvicorn.Config(
@@ -205,7 +225,7 @@ def run(
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=math.ceil(config.server.grace),
+        timeout_graceful_shutdown=math.ceil(config.server.grace) + MARGIN,
         lifespan="on",
         ssl_certfile=None if tls is None else tls.certificate,
         ssl_keyfile=None if tls is None else tls.key,

@@ -33,8 +33,10 @@ TICK = 0.2
 RESTART = 1.0
 """Seconds that a worker stays down at least: one that cannot start must not use up the machine."""
 GC_EVERY = 60.0
-STOP = 40.0
-"""Seconds after which a process that was told to end is killed."""
+OVER_EVERY = 3600.0
+"""Seconds, at most, until what has run out without a request is looked for."""
+STOP = 30.0
+"""Seconds that a process which was told to end has beyond the time of grace, before it is killed."""
 
 _CONTEXT = multiprocessing.get_context("spawn")
 
@@ -72,7 +74,9 @@ class Supervisor:
         self._workers: list[tuple[SpawnProcess, float]] = []
         self._job: tuple[str, SpawnProcess, float, str] | None = None
         self._done_at = {"gc": 0.0, "optimize": 0.0}
+        self._pending = False
         self._stop = False
+        self._secret = os.urandom(32)
 
     def run(self, ready: Callable[[str], None] | None) -> None:
         from .server import url_of
@@ -107,6 +111,7 @@ class Supervisor:
                 self._options,
                 self._directory,
                 self._last,
+                self._secret,
             ),
         )
         process.start()
@@ -155,16 +160,32 @@ class Supervisor:
             if when == "off" or (when == "idle" and quiet < upkeep.quiet):
                 continue
             done = self._done_at[what]
-            # Nothing came since the last time: nothing is to be done.
-            if self._last.value < done or time.monotonic() - done < min(GC_EVERY, upkeep.quiet):
+            if time.monotonic() - done < min(GC_EVERY, upkeep.quiet):
+                continue
+            # Nothing came since the last time: nothing is to be done, but what time does.
+            if self._last.value < done and not (what == "gc" and self._runs_out(done)):
                 continue
             report = os.path.join(self._directory, f"{what}.report")
             process = _CONTEXT.Process(
-                target=maintain, args=(self._path, self._options, what, report, self._last)
+                target=maintain,
+                args=(self._path, self._options, upkeep, what, report, self._last),
             )
             process.start()
             self._job = (what, process, time.monotonic(), report)
             return
+
+    def _runs_out(self, done: float) -> bool:
+        """Whether something may have run out since a gc began that was done: uploads, blobs that no
+        manifest names, what a mirror was to keep for a time; or was held back then."""
+        proxy = self._config.proxy
+        longest = max(
+            self._config.maintenance.idle, (proxy.idle or 0.0) if proxy is not None else 0.0
+        )
+        every = min(OVER_EVERY, longest / 8)
+        if time.monotonic() - done < every:
+            return False
+        # One more begins when all has run out that was asked for last.
+        return self._pending or done <= self._last.value + longest + 1.0
 
     def _watch(self, quiet: float) -> None:
         if self._job is None:
@@ -192,6 +213,7 @@ class Supervisor:
             )
             if "pending_bytes" in said:
                 self._metrics.put("maintenance_pending_bytes", float(said["pending_bytes"]))
+                self._pending = said["pending_bytes"] > 0
         self._metrics.save(now=True)
 
     # ---- the end ------------------------------------------------------------------------------
@@ -203,7 +225,7 @@ class Supervisor:
         for process in processes:
             if process.exitcode is None:
                 process.terminate()
-        deadline = time.monotonic() + STOP
+        deadline = time.monotonic() + self._config.server.grace + STOP
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
             if process.exitcode is None:
@@ -218,6 +240,7 @@ def _work(
     options: Options,
     directory: str,
     last: Synchronized[float],
+    secret: bytes,
 ) -> None:
     """A worker, in its process."""
     import layerstore
@@ -238,4 +261,5 @@ def _work(
             metrics=metrics,
             busy=busy,
             shared=directory,
+            secret=secret,
         )

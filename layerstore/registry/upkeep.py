@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from .. import Progress
 
 if TYPE_CHECKING:
+    from .config import MaintenanceConfig
     from .server import Options
 
 SHARE = 0.15
@@ -81,7 +82,12 @@ def _on(cores: list[int]) -> None:
 
 
 def maintain(
-    path: str, options: Options, what: str, report: str, last: Synchronized[float]
+    path: str,
+    options: Options,
+    upkeep: MaintenanceConfig,
+    what: str,
+    report: str,
+    last: Synchronized[float],
 ) -> None:
     """One job, in its process; it may be interrupted at any moment. `last`: when a request came, by the
     monotonic clock."""
@@ -98,7 +104,11 @@ def maintain(
         with layerstore.open(path, timeout=options.timeout) as store:
             said: dict[str, int] = {}
             if what == "gc":
-                collected = store.gc(progress=pace)
+                collected = store.gc(
+                    max_used_space=upkeep.max_used_space,
+                    min_free_space=upkeep.min_free_space,
+                    progress=pace,
+                )
                 said = {
                     "freed_bytes": collected.freed_bytes,
                     "pending_bytes": collected.pending_bytes,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .. import LayerstoreError, LimitError, RepositoryUpload
 from . import routes
-from .http import Failure, Request, Response, empty
+from .http import CLOSE, Failure, Request, Response, empty
 from .routes import Route
 
 if TYPE_CHECKING:
@@ -80,23 +80,23 @@ async def begin(registry: Registry, route: Route, request: Request) -> Response:
     upload = await registry.run(repository.upload)
     if digest is None:
         await _close(registry, upload)
-        return _status(route.name, upload, 202)
-    return await _finish(registry, route, request, upload, digest, keep=False)
+        return _status(route.name, upload.id, upload.offset, 202)
+    return await _finish(registry, route, request, upload, digest, request.length, keep=False)
 
 
 async def status(registry: Registry, route: Route, request: Request) -> Response:
-    """GET: how much has come."""
-    upload = await _resume(registry, route)
-    await _close(registry, upload)
-    return _status(route.name, upload, 204)
+    """GET: how much has come. It takes no lock: whoever writes goes on, or begins, meanwhile."""
+    repository = registry.repository(route.name)
+    size = await registry.run(repository.upload_size, route.argument)
+    return _status(route.name, route.argument, size, 204)
 
 
 async def patch(registry: Registry, route: Route, request: Request) -> Response:
     """PATCH: a piece, at the offset that Content-Range says, or all that comes."""
     upload = await _resume(registry, route)
     try:
-        _check_range(route.name, request, upload)
-        await _receive(registry, request, upload)
+        expected = _check_range(route.name, request, upload)
+        await _receive(registry, request, upload, expected)
     except LimitError:
         await registry.run(upload.abort)
         raise
@@ -104,7 +104,7 @@ async def patch(registry: Registry, route: Route, request: Request) -> Response:
         await _close(registry, upload)
         raise
     await _close(registry, upload)
-    return _status(route.name, upload, 202)
+    return _status(route.name, upload.id, upload.offset, 202)
 
 
 async def finish(registry: Registry, route: Route, request: Request) -> Response:
@@ -115,11 +115,11 @@ async def finish(registry: Registry, route: Route, request: Request) -> Response
     routes.check_digest(digest)
     upload = await _resume(registry, route)
     try:
-        _check_range(route.name, request, upload)
+        expected = _check_range(route.name, request, upload)
     except Failure:
         await _close(registry, upload)
         raise
-    return await _finish(registry, route, request, upload, digest, keep=True)
+    return await _finish(registry, route, request, upload, digest, expected, keep=True)
 
 
 async def cancel(registry: Registry, route: Route, request: Request) -> Response:
@@ -135,11 +135,12 @@ async def _finish(
     request: Request,
     upload: RepositoryUpload,
     digest: str,
+    expected: int | None,
     *,
     keep: bool,
 ) -> Response:
     try:
-        await _receive(registry, request, upload)
+        await _receive(registry, request, upload, expected)
         await registry.run(upload.commit, digest)
     except LayerstoreError as e:
         # Wrong bytes stay wrong; a full disk may have room later.
@@ -161,34 +162,39 @@ async def _close(registry: Registry, upload: RepositoryUpload) -> None:
     registry.uploads.keep(upload.id, await registry.run(upload.close))
 
 
-def _check_range(name: str, request: Request, upload: RepositoryUpload) -> None:
+def _check_range(name: str, request: Request, upload: RepositoryUpload) -> int | None:
+    """How long the body has to be, as far as its headers say. Fails for a piece that does not go on
+    where the upload stands."""
+    length = request.length
     text = request.headers.get("content-range")
     if text is None:
-        return
+        return length
     match = _RANGE.match(text.strip())
     if match is None:
         raise Failure(400, "BLOB_UPLOAD_INVALID", f"Content-Range is no range: {text[:80]!r}")
     first, last = int(match[1]), int(match[2])
     if first != upload.offset:
-        status = _status(name, upload, 416)
+        status = _status(name, upload.id, upload.offset, 416)
         raise Failure(
             416,
             "BLOB_UPLOAD_INVALID",
             f"the next byte is {upload.offset}, not {first}",
             headers=tuple(status.headers),
         )
-    length = request.length
     if length is not None and last - first + 1 != length:
         raise Failure(
             400,
             "SIZE_INVALID",
             f"Content-Range means {last - first + 1} bytes, Content-Length {length}",
         )
+    return last - first + 1
 
 
-async def _receive(registry: Registry, request: Request, upload: RepositoryUpload) -> None:
-    """The body into the upload. What came before a client went away, or went silent, stays."""
-    expected = request.length
+async def _receive(
+    registry: Registry, request: Request, upload: RepositoryUpload, expected: int | None
+) -> None:
+    """The body into the upload, of `expected` bytes and no more. What came before a client went away,
+    or went silent, stays."""
     if expected is not None:
         upload.check_room(expected)
     parts: list[bytes] = []
@@ -217,6 +223,10 @@ async def _receive(registry: Registry, request: Request, upload: RepositoryUploa
 
     try:
         async for piece in request.pieces():
+            if expected is not None and got + len(piece) > expected:
+                raise Failure(
+                    400, "SIZE_INVALID", f"more than {expected} bytes came", headers=CLOSE
+                )
             parts.append(piece)
             held += len(piece)
             got += len(piece)
@@ -227,15 +237,15 @@ async def _receive(registry: Registry, request: Request, upload: RepositoryUploa
         await flush()
         await settle()
     if expected is not None and got != expected:
-        raise Failure(400, "SIZE_INVALID", f"{got} bytes came, Content-Length says {expected}")
+        raise Failure(400, "SIZE_INVALID", f"{got} bytes came, {expected} were announced")
 
 
-def _status(name: str, upload: RepositoryUpload, code: int) -> Response:
+def _status(name: str, upload_id: str, size: int, code: int) -> Response:
     return empty(
         code,
-        ("Location", f"/v2/{name}/blobs/uploads/{upload.id}"),
-        ("Range", f"0-{max(0, upload.offset - 1)}"),
-        ("Docker-Upload-UUID", upload.id),
+        ("Location", f"/v2/{name}/blobs/uploads/{upload_id}"),
+        ("Range", f"0-{max(0, size - 1)}"),
+        ("Docker-Upload-UUID", upload_id),
         ("OCI-Chunk-Min-Length", str(MIN_CHUNK)),
     )
 

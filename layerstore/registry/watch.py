@@ -64,6 +64,9 @@ class Watch:
         query = scope.get("query_string", b"").decode("latin-1")
         path = scope["path"] + (f"?{query}" if query else "")
         agent = dict(scope["headers"]).get(b"user-agent", b"").decode("latin-1")
+        cut = None
+        if not self._ended:
+            cut = "stop" if registry.stopping else "connection"
         registry.log.request(
-            str(client[0]), method, path, status, seconds, self._received, self._sent, agent
+            str(client[0]), method, path, status, seconds, self._received, self._sent, agent, cut
         )

@@ -144,21 +144,43 @@ class Remote(Session):
         raise LimitError(f"{self.host}/{repository} has more than {MAX_PAGES} pages of tags")
 
     def referrers(self, repository: str, digest: str) -> bytes | None:
-        """The index of what refers to a manifest, as it came: from the referrers API, else from the tag
-        that stands for it. None where there is nothing of the kind."""
+        """The index of what refers to a manifest: from the referrers API, as it came or all its pages
+        as one, else from the tag that stands for it. None where there is nothing of the kind."""
         algorithm, raw = parse_digest(digest)
         path = f"/v2/{repository}/referrers/{digest}"
-        with self.call("GET", path, (scope(repository, "pull"),), limit=MAX_LISTING) as got:
-            kind = mediatypes.base(got.response.header("Content-Type") or "")
-            if got.response.status == 200 and kind == mediatypes.OCI_INDEX:
-                if len(got.body) > MAX_LISTING:
+        pages: list[bytes] = []
+        for _ in range(MAX_PAGES):
+            with self.call("GET", path, (scope(repository, "pull"),), limit=MAX_LISTING) as got:
+                kind = mediatypes.base(got.response.header("Content-Type") or "")
+                if got.response.status != 200 or kind != mediatypes.OCI_INDEX:
+                    if pages:
+                        self.expect(got, (200,), f"{self.host}/{repository}: a page is missing")
+                        raise RemoteError(f"{self.host}: a page of referrers is {kind[:100]!r}")
+                    break
+                pages.append(got.body)
+                if sum(map(len, pages)) > MAX_LISTING:
                     raise LimitError(f"{self.host}: the referrers of {digest} are too many")
-                return got.body
+                link = _next_link(got.response)
+            if link is None:
+                return pages[0] if len(pages) == 1 else self._joined(pages)
+            path = self._own_path(self._redirect(got.response.url, link))
+        if pages:
+            raise LimitError(f"{self.host}: the referrers of {digest} have too many pages")
         try:
             found = self.manifest(repository, f"{algorithm}-{raw.hex()[:64]}")
         except (NotFoundError, PermissionDeniedError):
             return None
         return found.data if mediatypes.is_index(found.media_type) else None
+
+    def _joined(self, pages: list[bytes]) -> bytes:
+        """Pages of one index as one."""
+        try:
+            first, *rest = (json.loads(page) for page in pages)
+            for one in rest:
+                first["manifests"] += one["manifests"]
+            return json.dumps(first).encode()
+        except (ValueError, LookupError, TypeError, RecursionError) as e:
+            raise RemoteError(f"{self.host}: a page of referrers cannot be read: {e}") from e
 
     def stream(self, repository: str, digest: str, offset: int, patience: Patience) -> Response:
         """The bytes of a blob from `offset` on; the answer is a 200 or a 206. Fails for good only."""

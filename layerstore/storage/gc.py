@@ -108,6 +108,7 @@ def collect(
         complete,
         run.dropped,
         lacking <= 0,
+        run.dropped_images,
     )
 
 
@@ -148,7 +149,7 @@ class _Run:
         self.removed_blobs = 0
         self.freed = 0
         self.pending = 0
-        self.dropped = 0
+        self.dropped = self.dropped_images = 0
         self.waiting = False
 
     def _tell(self, stage: str, done: int, total: int, unit: str = "blobs") -> None:
@@ -170,8 +171,8 @@ class _Run:
         return freed > 0
 
     def let_go(self, lacking: int) -> bool:
-        """Lets unpacked layers and cache entries go that are estimated to be worth so many bytes; False
-        if there was nothing."""
+        """Lets unpacked layers, images of a mirror and cache entries go that are estimated to be worth
+        so many bytes; False if there was nothing."""
         storage = self.storage
         with storage.index.read() as snapshot:
             chains = prune.spare_copies(storage, snapshot, lacking)
@@ -179,9 +180,10 @@ class _Run:
         self.freed += freed
         with storage.index.read() as snapshot:
             found = prune.choose(prune.victims(storage, snapshot), lacking - freed)
-        gone = prune.drop(storage, found)
+        gone, images = prune.drop(storage, found)
         self.dropped += gone
-        return bool(freed or gone)
+        self.dropped_images += images
+        return bool(freed or gone or images)
 
     def everything(self, budget: int | None, aggressive: bool, *, copies: bool = True) -> bool:
         """All phases; False when time or the budget ended it early. Unless `copies`, unpacked layers
@@ -489,14 +491,14 @@ class _Run:
             copies = unpacked.Copies(storage, snapshot).dead(dead, aggressive=aggressive).values()
             cost += sum(row.size for row in copies)
             lacking = limits.lacking(storage) - cost
-            dropped = 0
+            dropped = dropped_images = 0
             if lacking > 0:
                 spare = min(lacking, storage.rawcache.used())
                 cost += spare
                 lacking -= spare
             if lacking > 0:
                 goes = prune.foresee(storage, snapshot, lacking, {row.chain for row in copies})
-                dropped = goes.entries
+                dropped, dropped_images = goes.entries, goes.images
                 runs, dead = goes.runs, goes.blobs
                 cost += goes.bytes
                 lacking -= goes.bytes
@@ -510,6 +512,7 @@ class _Run:
             True,
             dropped,
             lacking <= 0,
+            dropped_images,
         )
 
     # ---- the metadata pack --------------------------------------------------------------------

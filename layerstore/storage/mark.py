@@ -42,11 +42,20 @@ def live_leases(storage: Storage, snapshot: Snapshot) -> Iterator[bytes]:
             yield key
 
 
-def roots(storage: Storage, snapshot: Snapshot, *, without: Collection[bytes] = ()) -> set[int]:
-    """The blobs that refs, live leases, snapshots, repositories and cache entries (but some: `without`)
-    name. Raises CorruptError for what names nothing."""
+def roots(
+    storage: Storage,
+    snapshot: Snapshot,
+    *,
+    without: Collection[bytes] = (),
+    unlent: Collection[bytes] = (),
+) -> set[int]:
+    """The blobs that refs, live leases, snapshots, repositories and cache entries name, but for some
+    entries (`without`) and some refs and members (`unlent`). Raises CorruptError for what names
+    nothing."""
     out: set[int] = set()
     for name, value in snapshot.items(Table.REFS):
+        if name in unlent:
+            continue
         digest = json.loads(value)["digest"]
         serial = snapshot.get(Table.DIGESTS, to_key(digest))
         if serial is None:
@@ -81,6 +90,8 @@ def roots(storage: Storage, snapshot: Snapshot, *, without: Collection[bytes] = 
             )
         out.add(target)
     for repository, digest_key in repositories.keys(snapshot):
+        if unlent and b"\0".join((repository.encode(), digest_key)) in unlent:
+            continue
         serial = snapshot.get(Table.DIGESTS, digest_key)
         if serial is None:
             raise CorruptError(
@@ -136,14 +147,15 @@ class Marker:
         condemned: frozenset[int] | None = None,
         *,
         without: Collection[bytes] = (),
+        unlent: Collection[bytes] = (),
     ) -> set[int]:
         """Marks what is reachable in the snapshot; returns the blobs that are new since last time.
-        `without`: keys of cache entries that keep nothing.
+        `without`: keys of cache entries that keep nothing; `unlent`: of refs and members.
 
         With `condemned`, every blob that is not in it, or was un-condemned since, counts as reached,
         too. It was visible after the set was named, and whoever found it there (its epoch holds
         nothing back) must find it whole, although nothing holds it any more."""
-        start = roots(self._storage, snapshot, without=without)
+        start = roots(self._storage, snapshot, without=without, unlent=unlent)
         if condemned is not None:
             for key, _ in snapshot.items(Table.BLOBS, start=serial_key(self._next_blob)):
                 serial = to_number(key)

@@ -1,6 +1,8 @@
-"""Keeping within limits: which cache entries go so that a store takes less, or its disk has more room.
+"""Keeping within limits: which images of a mirror and cache entries go so that a store takes less, or
+its disk has more room.
 
-Least recently used first, and no more of them than is needed. What the first k entries give back in
+Least recently used first, and no more of them than is needed; images that a mirror can fetch again
+(`lending`) before entries. What the first k entries give back in
 all is what nothing but them needs, so one pass over their blobs, newest first, counts each chunk for
 the newest entry that needs it. These are shares of blocks, an estimate: gc drops what should do,
 collects, measures, and asks again for what is still lacking. What refs, leases and snapshots need is
@@ -13,17 +15,18 @@ what is still lacking, times a factor that doubles.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from ..core.runs import RunArray
 from ..digest import to_key
-from . import accounting, cache, graph, unpacked
+from . import accounting, cache, graph, lending, unpacked
 from .index import MAX_KEYS, Snapshot, Table, Write
 from .mark import Marker, blob_runs
 from .placing import all_places
@@ -54,29 +57,37 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """A cache entry that may go: `freed` bytes come back once those before it are gone, too. `used`
-    tells whether it was used since it was looked at."""
+    """A cache entry, or an image that a mirror holds (`lent`), that may go: `freed` bytes come back
+    once those before it are gone, too. `used` tells whether an entry was used since."""
 
     key: bytes
     used: int
     freed: float
+    lent: lending.Lent | None = None
 
 
 def victims(storage: Storage, snapshot: Snapshot) -> list[Victim]:
-    """Every cache entry, least recently used first."""
+    """All images that a mirror holds for a time, then every cache entry, each least recently used
+    first."""
     rows = sorted(cache.entries(snapshot), key=lambda item: item[1].used, reverse=True)
+    lent = lending.images(snapshot)
     costs = accounting.Costs(storage, snapshot)
     total = [0.0, *accumulate(costs.costs)]
     marker = Marker(storage, costs.space)
-    marker.mark(snapshot, without=frozenset(key for key, _ in rows))
+    marker.mark(
+        snapshot,
+        without=frozenset(key for key, _ in rows),
+        unlent=frozenset(key for one in lent for key in one.rows()),
+    )
     counted = bytearray(b"\1" * len(costs.costs))
     for start, end in costs.positions(marker.dead()):
         counted[start:end] = bytes(end - start)
-    out = []
-    for key, row in rows:
+
+    def worth(digests: Iterable[str]) -> float:
         freed = 0.0
-        serial = graph.serial_of(snapshot, row.digest)
-        for one in () if serial is None else graph.closure(snapshot, (serial,), seen=marker.seen):
+        found = (graph.serial_of(snapshot, digest) for digest in digests)
+        serials = tuple(serial for serial in found if serial is not None)
+        for one in graph.closure(snapshot, serials, seen=marker.seen):
             blob = graph.blob_row(snapshot, one)
             if blob is None:
                 continue
@@ -84,7 +95,10 @@ def victims(storage: Storage, snapshot: Snapshot) -> list[Victim]:
             runs = RunArray.of(blob_runs(storage, snapshot, one)).normalise()
             for start, end in costs.positions(list(runs)):
                 freed += _count(counted, total, start, end)
-        out.append(Victim(key, row.used, freed))
+        return freed
+
+    out = [Victim(key, row.used, worth((row.digest,))) for key, row in rows]
+    out += [Victim(b"", 0, worth(one.digests()), one) for one in lent]
     return out[::-1]
 
 
@@ -119,10 +133,11 @@ def choose(found: Sequence[Victim], lacking: float) -> list[Victim]:
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """What would go: entries, the chunks and blobs that nothing would need then, and what they and
-    unpacked layers take, in bytes."""
+    """What would go: entries, images of a mirror, the chunks and blobs that nothing would need then,
+    and what they and unpacked layers take, in bytes."""
 
     entries: int
+    images: int
     runs: Runs
     blobs: set[int]
     bytes: int
@@ -135,30 +150,39 @@ def foresee(storage: Storage, snapshot: Snapshot, lacking: int, going: Collectio
     sizes = {row.chain: row.size for row in unpacked.layers(snapshot)}
     freed: float = sum(sizes[chain] for chain in spare)
     chosen = choose(victims(storage, snapshot), lacking - freed)
-    gone = {victim.key for victim in chosen}
+    gone = {victim.key for victim in chosen if victim.lent is None}
+    lent = [victim.lent for victim in chosen if victim.lent is not None]
     marker = Marker(storage, ((place.first, place.count) for place in all_places(snapshot)))
-    marker.mark(snapshot, without=gone)
+    marker.mark(snapshot, without=gone, unlent={key for one in lent for key in one.rows()})
     blobs = {to_number(key) for key, _ in snapshot.items(Table.BLOBS)} - marker.seen
     freed += sum(victim.freed for victim in chosen)
-    return Foreseen(len(chosen), marker.dead(), blobs, int(freed))
+    return Foreseen(len(gone), len(lent), marker.dead(), blobs, int(freed))
 
 
-def drop(storage: Storage, chosen: Sequence[Victim]) -> int:
-    """Removes entries, but those that were used or put anew since. Returns how many went."""
-    gone = 0
-    for at in range(0, len(chosen), MAX_KEYS // 4):
-        part = chosen[at : at + MAX_KEYS // 4]
+def drop(storage: Storage, chosen: Sequence[Victim]) -> tuple[int, int]:
+    """Removes entries and images, but those that were used or put anew since. Returns how many of each
+    went."""
+    lent = [victim.lent for victim in chosen if victim.lent is not None]
+    entries = [victim for victim in chosen if victim.lent is None]
+    images = gone = 0
+    for one in lent:
+        images += storage.index.update(functools.partial(_let_go, one))
+    for at in range(0, len(entries), MAX_KEYS // 4):
+        gone += storage.index.update(functools.partial(_drop, entries[at : at + MAX_KEYS // 4]))
+    return gone, images
 
-        def work(tx: Write, part: Sequence[Victim] = part) -> int:
-            count = 0
-            for victim in part:
-                row = cache.find(tx, victim.key)
-                if row is not None and row.used == victim.used:
-                    count += tx.delete(Table.CACHE, victim.key)
-            return count
 
-        gone += storage.index.update(work)
-    return gone
+def _let_go(lent: lending.Lent, tx: Write) -> int:
+    return int(lending.let_go(tx, lent))
+
+
+def _drop(part: Sequence[Victim], tx: Write) -> int:
+    count = 0
+    for victim in part:
+        row = cache.find(tx, victim.key)
+        if row is not None and row.used == victim.used:
+            count += tx.delete(Table.CACHE, victim.key)
+    return count
 
 
 def spare_copies(

@@ -3,9 +3,10 @@
 `MEMBERS` name, a zero byte, digest key -> JSON: `kind` (`manifest` or `blob`), `size`, of a manifest
 `type` (its media type) and `subject`, and of blobs a ttl on the boot clock as leases have one. Each row
 is a root for gc. A manifest's row stays until it is deleted, unless it has a ttl, too (what a mirror
-fetched): then it goes, with the tags that were lent to it, once nobody has asked for it for so long. A
-blob's stays as long as a manifest of the repository names it, or its ttl has not run out since it was
-put, asked for or mounted.
+fetched): then it goes, with the tags that were lent to it, once nobody has asked for it for so long; or
+before, where space is wanted (`lending`), with the blobs whose rows are marked as lent. A blob's stays
+as long as a manifest of the repository names it, or its ttl has not run out since it was put, asked for
+or mounted.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Member:
     size: int
     fresh: bool
     """Touched so lately that it need not be touched again."""
+    lent: bool = False
+    """A blob that a mirror has brought, and nobody else has put or asked for."""
 
 
 def _key(name: str, digest: str) -> bytes:
@@ -55,7 +58,8 @@ def _parse(digest: str, value: bytes) -> Member:
     is_manifest = row["kind"] == "manifest"
     remaining = left(value)
     fresh = remaining is None or remaining > 0.75 * row["ttl"]
-    return Member(digest, is_manifest, row.get("type", ""), row["size"], fresh)
+    lent = bool(row.get("lent"))
+    return Member(digest, is_manifest, row.get("type", ""), row["size"], fresh, lent)
 
 
 def find(snapshot: Snapshot, name: str, digest: str) -> Member | None:
@@ -98,13 +102,18 @@ def names(snapshot: Snapshot, after: str = "") -> Iterator[str]:
         start = name + b"\1"
 
 
-def put(tx: Write, name: str, digest: str, size: int, ttl: float) -> None:
-    """A blob becomes, or stays, a member; its ttl begins anew."""
+def put(tx: Write, name: str, digest: str, size: int, ttl: float, *, lent: bool = False) -> None:
+    """A blob becomes, or stays, a member; its ttl begins anew. `lent`: for a mirror, which can fetch it
+    again; what anybody else has put, or asked for, stays his."""
     key = _key(name, digest)
     old = tx.get(Table.MEMBERS, key)
-    if old is not None and json.loads(old)["kind"] == "manifest":
-        return
-    tx.put(Table.MEMBERS, key, dump({"kind": "blob", "size": size, **stamp(ttl)}))
+    if old is not None:
+        row = json.loads(old)
+        if row["kind"] == "manifest":
+            return
+        lent = lent and bool(row.get("lent"))
+    mark = {"lent": True} if lent else {}
+    tx.put(Table.MEMBERS, key, dump({"kind": "blob", "size": size, **stamp(ttl), **mark}))
 
 
 def put_manifest(

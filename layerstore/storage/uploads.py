@@ -188,6 +188,22 @@ def resume(storage: Storage, upload_id: str) -> Upload:
     return Upload(storage, upload_id)
 
 
+def size(storage: Storage, upload_id: str) -> int:
+    """Bytes that have come of an upload, whoever writes it; nobody is kept from writing meanwhile, and
+    it counts as a use. Raises NotFoundError."""
+    lease = bytes.fromhex(upload_id)
+    try:
+        found = os.stat(path_of(storage, upload_id)).st_size
+    except FileNotFoundError as e:
+        raise NotFoundError(f"no upload {upload_id}") from e
+    with storage.index.read() as snapshot:
+        value = snapshot.get(Table.LEASES, lease)
+    fresh = value is not None and leases.is_fresh(value)
+    if not fresh and not storage.index.update(lambda tx: leases.touch(tx, lease)):
+        raise NotFoundError(f"upload {upload_id} has expired")
+    return found
+
+
 def _leased(storage: Storage, upload_id: str) -> bool:
     with storage.index.read() as snapshot:
         lease = snapshot.get(Table.LEASES, bytes.fromhex(upload_id))

@@ -280,6 +280,7 @@ DOCUMENTS: dict[str, list[Key]] = {
         Key("seconds", "number", "how long it took"),
         Key("complete", "boolean", "false: stopped by a budget, the next gc goes on"),
         Key("dropped_entries", "integer", "entries of the step cache that went for the limits"),
+        Key("dropped_images", "integer", "images that a mirror kept for a time, which did"),
         Key("within_limits", "boolean", "whether --max-used-space and --min-free-space hold"),
     ],
     "check": [

@@ -3,7 +3,8 @@ answered 201 may be missing, and every pull is exact.
 
     python tests/registry/soak.py race SECONDS      aimed races with gc
     python tests/registry/soak.py kill TIMES        kill -9 of the server in the middle of pushes
-    python tests/registry/soak.py slow SECONDS      clients at 1 KB/s, and such as vanish
+    python tests/registry/soak.py slow SECONDS      clients at 1 KB/s, and such as vanish, beside one
+                                                    that behaves: what it waits, what is left
 
 Prints what it did as JSON. It is a program, so that it can run for as long as somebody likes.
 """
@@ -11,6 +12,7 @@ Prints what it did as JSON. It is a program, so that it can run for as long as s
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import http.client
 import json
@@ -25,9 +27,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import layerstore
+from layerstore.registry.app import THREADS
+from layerstore.storage.index import Table
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -40,6 +44,10 @@ IDLE = 12.0
 push that takes longer than three quarters of it may rightly find that its blob is gone."""
 SHARED = 40
 """Blobs that images of all pushers have in common: more than the images that stay can name."""
+
+
+PATIENCE = 600.0
+"""Seconds until a request counts as hung: more than a machine with other work stands still for."""
 
 
 class Refused(Exception):
@@ -67,7 +75,7 @@ class Client:
         self, method: str, path: str, body: bytes | None = None, **headers: str
     ) -> tuple[int, dict[str, str], bytes]:
         if self._connection is None:
-            self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+            self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             self._connection.request(method, path, body, named)
@@ -150,12 +158,65 @@ def serving(store: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], 
         process.wait()
 
 
+class Pauses:
+    """The times for which this machine did not let a thread of ours run that wanted to: what failed
+    meanwhile, since time ran out for a client or a server, is nobody's fault."""
+
+    LONG = 5.0
+
+    def __init__(self) -> None:
+        self._found: list[tuple[float, float]] = [(0.0, 0.0)]
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        before = time.monotonic()
+        while not self._over.wait(0.01):
+            now = time.monotonic()
+            if now - before > 0.1:
+                self._found.append((now, now - before))
+            before = now
+
+    def __enter__(self) -> Pauses:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def longest(self) -> float:
+        return round(max(length for _, length in self._found), 3)
+
+    def clock(self) -> float:
+        """Seconds of a clock that stands still in long pauses."""
+        lost = sum(length for _, length in self._found if length > self.LONG)
+        return time.monotonic() - lost
+
+    def within(self, began: float, ended: float) -> float:
+        """Seconds of long ones in a stretch of time."""
+        overlaps = (
+            min(ended, at) - max(began, at - length)
+            for at, length in self._found
+            if length > self.LONG
+        )
+        return sum(max(0.0, one) for one in overlaps)
+
+    def since(self, moment: float) -> bool:
+        """Whether there was a long one that ended after a moment, or just before it."""
+        time.sleep(0.5)  # it may have ended just now
+        return any(at > moment - 2 and length > self.LONG for at, length in self._found)
+
+
 def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
     """Pushers against a collector. A blob that no manifest names yet lives by its promise alone; a
     blob that another image has just lost is put, asked for, or mounted in the same moment."""
-    end = time.monotonic() + seconds
+    pauses = Pauses()
+    end = pauses.clock() + seconds
     lost: list[str] = []
-    counts = {"images": 0, "pulls": 0, "gc": 0, "removed": 0, "reused": 0, "mounted": 0, "late": 0}
+    names = ("images", "pulls", "gc", "removed", "reused", "mounted", "late", "paused")
+    counts = dict.fromkeys(names, 0)
     mutex = threading.Lock()
     hurry = threading.Event()
     shared = [
@@ -169,7 +230,7 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
     def collector() -> None:
         try:
             with layerstore.open(store) as opened:
-                while time.monotonic() < end and not lost:
+                while pauses.clock() < end and not lost:
                     report = opened.gc()
                     counts["gc"] += 1
                     counts["removed"] += report.removed_blobs
@@ -202,7 +263,7 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
         there: list[tuple[str, bytes, list[bytes]]] = []
         serial = 0
         try:
-            while time.monotonic() < end and not lost:
+            while pauses.clock() < end and not lost:
                 serial += 1
                 began = time.monotonic()
                 config = b'{"n":%d,"p":%d}' % (serial, number)
@@ -228,34 +289,68 @@ def race(seconds: float, store: str, seed: int = 1) -> dict[str, object]:
                     if e.status == 404 and time.monotonic() - began > IDLE / 2:
                         count("late")  # what was promised, was promised for so long
                         continue
+                    if e.status == 408 and pauses.since(began):
+                        count("paused")
+                        continue
                     raise
+                except (OSError, http.client.HTTPException):
+                    if not pauses.since(began):
+                        raise
+                    count("paused")
+                    continue
                 hurry.set()
                 there.append((f"t{serial}", manifest, [config, *layers]))
                 count("images")
-                tag, document, blobs = source.choice(there)
-                check_image(client, name, tag, document, blobs)
-                count("pulls")
+                check(client, name, source.choice(there))
                 if len(there) > KEPT:
                     _, document, _ = there.pop(source.randrange(len(there)))
-                    client("DELETE", f"/v2/{name}/manifests/{digest_of(document)}")
-            for tag, document, blobs in there:
-                check_image(client, name, tag, document, blobs)
+                    delete(client, f"/v2/{name}/manifests/{digest_of(document)}")
+            for one in there:
+                check(client, name, one)
         except (Refused, OSError, http.client.HTTPException) as e:
             lost.append(f"{name}: {type(e).__name__} {e}")
+
+    def check(client: Client, name: str, image: tuple[str, bytes, list[bytes]]) -> None:
+        """Pulls an image; again, where the machine stood still."""
+        while True:
+            began = time.monotonic()
+            try:
+                check_image(client, name, *image)
+            except (OSError, http.client.HTTPException):
+                if not pauses.since(began):
+                    raise
+                count("paused")
+                continue
+            count("pulls")
+            return
+
+    def delete(client: Client, path: str) -> None:
+        began = time.monotonic()
+        try:
+            client("DELETE", path)
+        except (OSError, http.client.HTTPException):
+            if not pauses.since(began):
+                raise
+            count("paused")
 
     with serving(store, "--workers", "2", "--idle", f"{IDLE:.0f}") as (process, port):
         threads = [threading.Thread(target=collector)]
         threads += [threading.Thread(target=pusher, args=(n, port)) for n in range(PUSHERS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with pauses:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
         process.send_signal(signal.SIGTERM)
         process.wait(60)
     with layerstore.open(store) as opened:
         whole = opened.check(full=True).ok
     leaked = len(os.listdir(os.path.join(store, "uploads")))
-    return {**counts, "lost": lost, "leaked uploads": leaked, "whole": whole}
+    report: dict[str, object] = {
+        **counts,
+        "longest pause of the machine, s": pauses.longest,
+    }
+    return {**report, "lost": lost, "leaked uploads": leaked, "whole": whole}
 
 
 def kill(times: int, store: str, seed: int = 1) -> dict[str, object]:
@@ -349,14 +444,17 @@ def kill(times: int, store: str, seed: int = 1) -> dict[str, object]:
 
 
 class Crowd:
-    """Clients that take or give a kilobyte a second, or as fast as they can, and vanish at random."""
+    """Clients that take or give a kilobyte a second, or as fast as they can, and vanish at random.
+    `lasting`: the most seconds that a slow one is there."""
 
-    def __init__(self, port: int, digest: str, size: int) -> None:
+    def __init__(self, port: int, digest: str, size: int, lasting: float) -> None:
         self._port = port
         self._digest = digest
         self._size = size
+        self._lasting = lasting
         self.over = threading.Event()
         self.vanished = 0
+        self.refused: list[str] = []
         self._mutex = threading.Lock()
 
     def _vanish(self, connection: socket.socket, source: random.Random) -> None:
@@ -367,17 +465,31 @@ class Crowd:
         with self._mutex:
             self.vanished += 1
 
+    def _connect(self, source: random.Random) -> socket.socket:
+        connection = socket.socket()
+        connection.settimeout(0.25)
+        if source.random() < 0.5:  # little fits in between: the server has to wait for it
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", self._port))
+        return connection
+
     def client(self, number: int) -> None:
         """One after the other, until it is over."""
         source = random.Random(number)
-        while not self.over.is_set():
+        while not self.over.wait(source.uniform(0.0, 0.3)):  # a crowd, no flood
             pulls, slow = source.random() < 0.5, number % 2 == 0
-            end = time.monotonic() + source.uniform(0.0, 4.0 if slow else 0.05)
-            connection = socket.create_connection(("127.0.0.1", self._port), timeout=0.25)
+            end = time.monotonic() + source.uniform(0.0, self._lasting if slow else 0.05)
+            try:
+                connection = self._connect(source)
+            except OSError as e:
+                self.refused.append(f"connect: {e}")
+                continue
             try:
                 (self._pull if pulls else self._push)(connection, source, end, slow)
             except OSError:
                 pass  # it was too slow for a buffer in between
+            except Refused as e:
+                self.refused.append(str(e))
             finally:
                 self._vanish(connection, source)
 
@@ -409,12 +521,78 @@ class Crowd:
             connection.sendall(bytes(256 if slow else 1 << 16))
 
 
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What a server holds: requests in flight but for the one that asks, open files, threads, memory of
+    its own in MiB."""
+
+    requests: int
+    files: int
+    threads: int
+    memory: float
+
+    @classmethod
+    def now(cls, client: Client, pid: int) -> Held:
+        said = client("GET", "/metrics")[2].decode()
+        flying = said.partition("\nlayerstore_requests_in_flight ")[2].partition("\n")[0]
+        with open(f"/proc/{pid}/status", encoding="ascii") as f:
+            status = dict(line.split(":", 1) for line in f)
+        return cls(
+            int(flying) - 1,
+            len(os.listdir(f"/proc/{pid}/fd")),
+            int(status["Threads"]),
+            round(int(status["RssAnon"].split()[0]) / 1024, 1),
+        )
+
+    def leaks(self, before: Held, memory: float) -> list[str]:
+        """What is more than before, which it must not be: threads that its pools have not, and of
+        memory more than `memory` MiB."""
+        most = {"requests": before.requests, "files": before.files}
+        most["threads"] = max(before.threads, POOLS)
+        out = [
+            f"{name}: {getattr(self, name)}, not {limit}"
+            for name, limit in most.items()
+            if getattr(self, name) > limit
+        ]
+        if self.memory > before.memory + memory:
+            out.append(f"memory: {self.memory} MiB, not {before.memory}")
+        return out
+
+
+POOLS = THREADS + 2 * (os.cpu_count() or 1) + 4
+"""Threads of a server whose pools are full."""
+MEMORY = 32.0
+"""MiB that a server may grow by from one crowd to the next: what the allocator keeps."""
+
+
+def leases_of(opened: layerstore.Store) -> int:
+    """Leases of uploads, and others that outlive their process, that a gc has left."""
+    with opened._storage.index.read() as snapshot:
+        rows = [json.loads(value) for _, value in snapshot.items(Table.LEASES)]
+    return sum(row["kind"] != "session" for row in rows)
+
+
+def spread(took: list[tuple[float, float]], pauses: Pauses) -> dict[str, float]:
+    """Of stretches of time: the middle, the 99th of a hundred, the longest; in milliseconds."""
+    found = sorted(ended - began - pauses.within(began, ended) for began, ended in took)
+    at = {"p50": len(found) // 2, "p99": len(found) * 99 // 100, "max": len(found) - 1}
+    return {name: round(found[n] * 1000, 1) for name, n in at.items()}
+
+
 def slow(seconds: float, store: str, clients: int = 24) -> dict[str, object]:
-    """A client that behaves, beside a crowd that does not. At the end nothing is held of the crowd."""
+    """A client that behaves, alone and then beside a crowd that does not. A first crowd, of a tenth of
+    the time, fills pools and caches; the second leaves nothing behind that was not there before it: no
+    request, file, thread, memory, and in the end no upload and no lease."""
     idle = 2.0
     source = random.Random(1)
     large = source.randbytes(8 << 20)
-    took: list[float] = []
+    alone: list[tuple[float, float]] = []
+    beside: list[tuple[float, float]] = []
+    pauses = Pauses()
+    paused = 0
+    memory: list[float] = []
+    vanished = 0
+    lost: list[str] = []
     with serving(store, "--idle", f"{idle:.0f}") as (process, port):
         client = Client(port)
         there = push_blob(client, "slow/there", large)
@@ -425,48 +603,79 @@ def slow(seconds: float, store: str, clients: int = 24) -> dict[str, object]:
         if client("PUT", path, manifest, content_type=MANIFEST)[0] != 201:
             raise Refused("the manifest")
 
-        def held() -> tuple[int, int]:
-            """Requests in flight but for this one, and files that the server has open."""
-            said = client("GET", "/metrics")[2].decode()
-            flying = said.partition("\nlayerstore_requests_in_flight ")[2].partition("\n")[0]
-            return int(flying) - 1, len(os.listdir(f"/proc/{process.pid}/fd"))
-
-        before = held()
-        crowd = Crowd(port, there, len(large))
-        threads = [threading.Thread(target=crowd.client, args=(n,)) for n in range(clients)]
-        for thread in threads:
-            thread.start()
-        end = time.monotonic() + seconds
-        try:
-            while time.monotonic() < end:
+        def behave(took: list[tuple[float, float]], seconds: float) -> None:
+            """Pushes and pulls, each of which is timed."""
+            nonlocal paused
+            end = pauses.clock() + seconds
+            while pauses.clock() < end or not took:
                 data = source.randbytes(200_000)
                 began = time.monotonic()
-                digest = push_blob(client, "slow/good", data)
-                status, _, got = client("GET", f"/v2/slow/good/blobs/{digest}")
-                took.append(time.monotonic() - began)
-                if status != 200 or got != data:
-                    raise Refused(f"GET: {status}")
+                try:
+                    digest = push_blob(client, "slow/good", data)
+                    took.append((began, time.monotonic()))
+                    again = time.monotonic()
+                    status, _, got = client("GET", f"/v2/slow/good/blobs/{digest}")
+                    took.append((again, time.monotonic()))
+                    if status != 200 or got != data:
+                        raise Refused(f"GET: {status}")
+                except (OSError, http.client.HTTPException):
+                    if not pauses.since(began):
+                        raise
+                    paused += 1
+                if len(took) % 100 == 0:
+                    memory.append(Held.now(client, process.pid).memory)
                 time.sleep(0.02)
-        finally:
-            crowd.over.set()
+
+        def beside_a_crowd(took: list[tuple[float, float]], seconds: float) -> int:
+            lasting = max(4.0, min(60.0, seconds / 10))
+            crowd = Crowd(port, there, len(large), lasting)
+            threads = [threading.Thread(target=crowd.client, args=(n,)) for n in range(clients)]
             for thread in threads:
-                thread.join()
-        deadline = time.monotonic() + 20
-        while (after := held()) > before and time.monotonic() < deadline:
-            time.sleep(0.1)
+                thread.start()
+            try:
+                behave(took, seconds)
+            finally:
+                crowd.over.set()
+                for thread in threads:
+                    thread.join()
+            lost.extend(crowd.refused)
+            return crowd.vanished
+
+        def settled(calm: Callable[[Held], bool]) -> Held:
+            """What is held once it is calm, or after a while in any case."""
+            deadline = time.monotonic() + 20
+            while not calm(held := Held.now(client, process.pid)) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            return held
+
+        with pauses:
+            behave(alone, seconds / 10)
+            vanished += beside_a_crowd([], seconds / 10)
+            before = settled(lambda held: held.requests == 0)
+            vanished += beside_a_crowd(beside, seconds)
+            after = settled(lambda held: not held.leaks(before, MEMORY))
+        lost += after.leaks(before, MEMORY)
         process.send_signal(signal.SIGTERM)
         process.wait(60)
     time.sleep(idle + 0.5)
     with layerstore.open(store) as opened:
         opened.gc()
         whole = opened.check(full=True).ok
-    leaked = len(os.listdir(os.path.join(store, "uploads")))
-    lost = [f"held: {after}, not {before}"] if after > before else []
+        leases = leases_of(opened)
+    if leases:
+        lost.append(f"leases: {leases}")
     return {
-        "served": len(took),
-        "slowest, s": round(max(took), 3),
-        "vanished": crowd.vanished,
-        "leaked uploads": leaked,
+        "alone, ms": spread(alone, pauses),
+        "beside the crowd, ms": spread(beside, pauses),
+        "served": len(beside) // 2,
+        "paused": paused,
+        "longest pause of the machine, s": pauses.longest,
+        "vanished": vanished,
+        "held before": dataclasses.asdict(before),
+        "held after": dataclasses.asdict(after),
+        "most memory meanwhile": max(memory, default=after.memory),
+        "leaked leases": leases,
+        "leaked uploads": len(os.listdir(os.path.join(store, "uploads"))),
         "lost": lost,
         "whole": whole,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.client
-import json
+import math
 import os
 import signal
 import tempfile
@@ -14,13 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from oci import oci_make as make
 from registry.claims_child import hold
 from registry.test_registry_mirror import get, layer, mirror, slowly
+from registry.test_registry_operation import awaited
 from registry.test_registry_server import serving_with
 
 import layerstore
+from layerstore.registry import asked
+from layerstore.registry.asked import Asked
 from layerstore.registry.claims import Claims
+from layerstore.registry.mirror import PAUSE
 from layerstore.storage import clock, leases
 
 BIG = os.urandom(6 << 20)
@@ -62,6 +68,80 @@ def test_many_clients_of_many_workers_make_one_fetch(tmp_path, upstream, image) 
             assert all(r.result() == (image.data, data) for r in results)
     assert len(upstream.asked("GET", f"blobs/{digest}")) == 1
     assert len(upstream.asked("GET", "/manifests/")) == 1
+
+
+def test_what_one_worker_has_asked_the_others_know(tmp_path, upstream, image) -> None:
+    """A tag is asked for once in its time, whichever worker a client meets; and so is an upstream that
+    does not answer."""
+
+    def many(url: str) -> set[int]:
+        with ThreadPoolExecutor(6) as pool:
+            paths = [f"{url}/v2/team/app/manifests/1"] * 36
+            return {status for status, _, _ in pool.map(get, paths)}
+
+    def asked(method: str) -> int:
+        return len(upstream.asked(method, "/manifests/1$"))
+
+    ttl = 2.0
+    with mirror(tmp_path / "s", upstream, "--workers", "3", "--proxy-ttl", f"{ttl}s") as url:
+        began = time.monotonic()
+        assert get(f"{url}/v2/team/app/manifests/1")[2] == image.data
+        assert many(url) == {200}
+        assert asked("GET") == 1
+        assert asked("HEAD") <= (time.monotonic() - began) / ttl
+        time.sleep(ttl)
+        before, began = asked("HEAD"), time.monotonic()
+        assert many(url) == {200}
+        assert 1 <= asked("HEAD") - before <= 1 + (time.monotonic() - began) / ttl
+        upstream.odd = lambda handler, seen: handler.answer(503) or True
+        time.sleep(ttl)
+        assert get(f"{url}/v2/team/app/manifests/1")[1]["Warning"]
+        before, began = len(upstream.seen), time.monotonic()
+        assert many(url) == {200}
+        assert len(upstream.seen) == before or time.monotonic() - began > PAUSE / 2
+
+
+class Moments(RuleBasedStateMachine):
+    """Against a dictionary: a moment may be forgotten, but none is younger than it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        self.workers = [Asked(self.directory.name) for _ in range(2)]
+        self.noted: dict[tuple[str, str], float] = {}
+
+    keys = st.tuples(st.sampled_from("abc"), st.sampled_from("12"))
+
+    @rule(key=keys, worker=st.integers(0, 1))
+    def note(self, key: tuple[str, str], worker: int) -> None:
+        self.noted[key] = time.monotonic()
+        self.workers[worker].note(*key)
+
+    @rule(key=keys, worker=st.integers(0, 1))
+    def ask(self, key: tuple[str, str], worker: int) -> None:
+        before = time.monotonic()
+        age = self.workers[worker].age(*key)
+        noted = self.noted.get(key)
+        if noted is None:
+            assert age == math.inf
+        else:
+            assert age == math.inf or before - noted - 0.05 <= age <= time.monotonic() - noted
+
+    @rule(at=st.integers(0, 3 * 16), data=st.binary(min_size=1, max_size=8))
+    def torn(self, at: int, data: bytes) -> None:
+        """Two write at once: half of one, half of the other."""
+        self.workers[0]._table[at : at + len(data)] = data
+
+    def teardown(self) -> None:
+        for worker in self.workers:
+            worker.close()
+        self.directory.cleanup()
+
+
+def test_moments(monkeypatch) -> None:
+    """With few slots, so that keys take each other's."""
+    monkeypatch.setattr(asked, "SLOTS", 4)
+    run_state_machine_as_test(Moments)
 
 
 def test_when_the_one_that_fetches_is_killed_another_goes_on(tmp_path, upstream, image) -> None:
@@ -223,15 +303,112 @@ def test_a_push_makes_it_stay(tmp_path, later) -> None:
 
 
 def test_an_idle_mirror_lets_go_by_its_configuration(tmp_path, upstream, image) -> None:
+    """By itself: nobody asks it for anything meanwhile."""
     config = f'[proxy]\nupstream = "docker://{upstream.host}"\nidle = "1s"\n'
-    config += '[maintenance]\nidle = "1s"\ngc = "idle"\nquiet = "0.2s"\n'
+    config += '[maintenance]\nidle = "3s"\ngc = "idle"\nquiet = "0.2s"\n'
     with serving_with(tmp_path, config) as (_, url, _errors):
         assert get(f"{url}/v2/team/app/manifests/1")[2] == image.data
         for digest, data in image.blobs.items():
             assert get(f"{url}/v2/team/app/blobs/{digest}")[2] == data
-        deadline = time.monotonic() + 60
-        while json.loads(get(f"{url}/v2/_catalog")[2])["repositories"]:
-            assert time.monotonic() < deadline
-            time.sleep(4.0)  # without a request, so that it is idle
+        with layerstore.open(tmp_path / "store") as store:
+            awaited(lambda: not store.repositories())
+            awaited(lambda: not list(store.blobs()))
         assert get(f"{url}/v2/team/app/manifests/1")[2] == image.data
     assert len(upstream.asked("GET", "/manifests/1")) == 2
+
+
+def fetch(repository: layerstore.Repository, image: make.Image, tag: str) -> None:
+    """What a mirror that lends does: the manifest first, blobs as they are asked for."""
+    repository.put_manifest(image.data, KIND, tags=(tag,), sparse=True, keep=1e6)
+    for data in image.blobs.values():
+        repository.put_blob(data)
+
+
+def limited(store: layerstore.Store, spared: int) -> layerstore.GCReport:
+    """A gc that has to give back a bit less than so many bytes; what it foresees comes true."""
+    store.gc()
+    limit = store.stats().total - spared + 50_000
+    foreseen = store.gc(dry_run=True, max_used_space=limit)
+    report = store.gc(max_used_space=limit)
+    assert foreseen.dropped_images == report.dropped_images
+    assert foreseen.within_limits == report.within_limits
+    return report
+
+
+def test_limits_of_space_let_go_what_was_not_asked_for_the_longest(tmp_path, later) -> None:
+    """In the order of the last use, and no more than it takes; what they have in common stays with the
+    last of them."""
+    shared, size = os.urandom(400_000), 1_000_000
+    images = [
+        make.image(make.tar({"f": os.urandom(size)}), make.tar({"s": shared}), compress=False)
+        for _ in range(4)
+    ]
+    with layerstore.open(tmp_path / "s") as store:
+        mirrored = store.repository("h.lan/app", lent=True)
+        for n, image in enumerate(images):
+            fetch(mirrored, image, str(n))
+            later(10)
+        later(300_000)  # more than a quarter of the time: what is asked for now counts
+        mirrored.manifest("0")
+        report = limited(store, size)
+        assert (report.dropped_images, report.within_limits) == (1, True)
+        assert mirrored.tags() == ["0", "2", "3"]
+        for image in (images[0], images[2], images[3]):
+            for digest, data in image.blobs.items():
+                with mirrored.open_blob(digest) as f:
+                    assert f.read() == data
+        assert not set(images[1].all) & {blob.digest for blob in store.blobs()} - set(images[0].all)
+        report = limited(store, 100 * size)
+        assert (report.dropped_images, report.within_limits) == (3, False)
+        assert not list(store.blobs())
+        assert store.repositories() == []
+        assert store.check(full=True).ok
+
+
+def test_limits_of_space_take_nothing_that_somebody_else_has(tmp_path) -> None:
+    """A push, a name, a promise to one who is about to push, an image that the mirror is to keep."""
+    one, two, three, kept = (
+        make.image(
+            *(make.tar({"f": os.urandom(size)}) for size in (300_000, 200_000)), compress=False
+        )
+        for _ in range(4)
+    )
+    with layerstore.open(tmp_path / "s") as store:
+        mirrored = store.repository("h.lan/app", lent=True)
+        pushed = store.repository("h.lan/app")
+        for n, image in enumerate((one, two, three)):
+            fetch(mirrored, image, str(n))
+        fetch(store.repository("h.lan/kept"), kept, "1")
+        store.repository("h.lan/kept").put_manifest(kept.data, KIND, sparse=True)
+        asked, mounted = layer(one), layer(two)
+        assert pushed.blob_size(asked) == len(one.blobs[asked])
+        assert store.repository("mine").mount(mounted, mirrored)
+        store.tag("h.lan/app:2", "mine:2")
+        report = store.gc(max_used_space=0)
+        assert (report.dropped_images, report.within_limits) == (2, False)
+        assert pushed.tags() == ["2"]  # to let it go would give nothing back
+        left = {blob.digest for blob in store.blobs()}
+        assert left == {asked, mounted, *three.all, *kept.all}
+        assert pushed.blob_size(asked)
+        for digest, data in three.all.items():
+            with store.open_blob(digest) as f:
+                assert f.read() == data
+        assert store.check(full=True).ok
+
+
+def test_a_mirror_with_a_limit_keeps_it_and_fetches_again(tmp_path, upstream, image) -> None:
+    more = make.image(make.tar({"big": os.urandom(6 << 20)}), compress=False)
+    upstream.add("team/more", more, "1")
+    config = f'[proxy]\nupstream = "docker://{upstream.host}"\nidle = "30d"\n'
+    config += '[maintenance]\nmax_used_space = "10M"\ngc = "idle"\nquiet = "0.2s"\n'
+    with serving_with(tmp_path, config) as (_, url, _errors):
+        for name, one in (("app", image), ("more", more)):
+            for end in ("manifests/1", *(f"blobs/{digest}" for digest in one.blobs)):
+                assert get(f"{url}/v2/team/{name}/{end}")[0] == 200
+        with layerstore.open(tmp_path / "store") as store:
+            awaited(lambda: store.repositories() == [f"{upstream.host}/team/more"])
+            awaited(lambda: store.stats().total < 10 << 20)
+        asked = len(upstream.seen)
+        assert get(f"{url}/v2/team/more/blobs/{layer(more)}")[2] == more.blobs[layer(more)]
+        assert len(upstream.seen) == asked
+        assert get(f"{url}/v2/team/app/blobs/{layer(image)}")[2] == image.blobs[layer(image)]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from urllib.parse import urlencode
 
 import pytest
 from registry.asgi import Client
 
 import layerstore
 from layerstore.registry import Config, Registry
-from layerstore.registry.config import MaintenanceConfig
+from layerstore.registry.config import LimitsConfig, MaintenanceConfig
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -86,6 +88,8 @@ def test_conditions(client):
     digest = push(client, b"x" * 100)
     path = f"/v2/a/b/blobs/{digest}"
     assert client("GET", path, headers={"If-None-Match": f'"{digest}"'}).status == 304
+    assert client("GET", path, headers={"If-None-Match": f'"x", W/"{digest}"'}).status == 304
+    assert client("GET", path, headers={"If-None-Match": f'W/"{digest}x"'}).status == 200
     ranged = {"Range": "bytes=1-2"}
     assert client("GET", path, headers={**ranged, "If-Range": f'"{digest}"'}).status == 206
     assert client("GET", path, headers={**ranged, "If-Range": '"other"'}).status == 200
@@ -273,6 +277,60 @@ def test_referrers(client):
     ]
     other = client("GET", f"/v2/other/one/referrers/{digest_of(subject)}")
     assert (other.status, other.json()["manifests"]) == (200, [])
+
+
+def followed(client, path: str) -> Iterator[tuple[dict[str, str], list[dict]]]:
+    """Pages of an index, as far as their links lead."""
+    while path:
+        answer = client("GET", path)
+        assert answer.status == 200
+        yield answer.headers, answer.json()["manifests"]
+        path = answer.headers.get("link", "").partition(">")[0].lstrip("<")
+
+
+def test_referrers_are_paged(store):
+    """By their number, if so asked, and by what they take in any case; a filter goes along."""
+    limits = LimitsConfig(manifest_bytes=40_000)
+    client = Client(Registry(store, Config(limits=limits)))
+    push(client, b"{}")
+    subject = image()
+    put(client, subject, "v1")
+    wanted = {}
+    for n in range(23):
+        kind = ("application/x.sbom", "application/x.sig+json")[n % 2]
+        notes = {"n": str(n), "much": "m" * 6000}
+        refers = image(artifactType=kind, subject=descriptor(subject, MANIFEST), annotations=notes)
+        assert put(client, refers, digest_of(refers)).status == 201
+        wanted[digest_of(refers)] = kind
+    path = f"/v2/a/b/referrers/{digest_of(subject)}"
+    for query, most in (("", 7), ("?n=3", 3), ("?n=1", 1), ("?n=1000", 7)):
+        pages = [found for _, found in followed(client, path + query)]
+        assert all(0 < len(found) <= most for found in pages)
+        assert [one["digest"] for found in pages for one in found] == sorted(wanted)
+    of_kind = sorted(d for d, kind in wanted.items() if kind.endswith("sig+json"))
+    query = urlencode({"artifactType": "application/x.sig+json", "n": 4})
+    pages = list(followed(client, f"{path}?{query}"))
+    assert [len(found) for _, found in pages] == [4, 4, 3]
+    assert [one["digest"] for _, found in pages for one in found] == of_kind
+    assert all(headers["oci-filters-applied"] == "artifactType" for headers, _ in pages)
+    assert client("GET", path + "?n=0").json()["manifests"] == []
+    assert client("GET", path + "?n=x").code == "PAGINATION_NUMBER_INVALID"
+
+
+def test_a_piece_is_as_long_as_its_range(client):
+    """Also where no Content-Length says so: what is beyond is not taken."""
+    path = client("POST", "/v2/a/b/blobs/uploads/").headers["location"]
+    chunks = [b"x" * 6, b"y" * 6]
+    for span, status in (("0-9", 400), ("0-12", 400), ("0-11", 202)):
+        begun = client("GET", path).headers["range"]
+        if begun != "0-0":  # what came before the lie showed is there
+            client("DELETE", path)
+            path = client("POST", "/v2/a/b/blobs/uploads/").headers["location"]
+        answer = client("PATCH", path, headers={"content-range": span}, pieces=chunks)
+        assert answer.status == status, span
+    assert client("GET", path).headers["range"] == "0-11"
+    data = b"".join(chunks)
+    assert client("PUT", f"{path}?digest={digest_of(data)}").status == 201
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import types
 import typing
 from pathlib import Path
 
+from layerstore.oci.repository import NEAR
 from layerstore.registry import config as module
 from layerstore.registry.config import Config
 
@@ -83,6 +84,11 @@ def test_the_defaults_are_those_of_the_code():
             assert size(text) == default, key
         else:
             assert text == str(default), key
+
+
+def test_how_far_a_mount_looks_is_said():
+    page = " ".join(PAGE.read_text().split())
+    assert f"A mount without `from` asks at most {NEAR} repositories" in page
 
 
 def test_rules_are_explained():

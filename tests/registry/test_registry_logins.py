@@ -44,21 +44,27 @@ def issuer(tmp_path):
         yield running
 
 
-@pytest.fixture(params=["htpasswd", "token"])
+@pytest.fixture(params=["htpasswd", "own tokens", "token"])
 def host(request, tmp_path, issuer):
     """Our server."""
-    where = tmp_path / "served"
+    where, options = tmp_path / "served", []
     where.mkdir()
-    if request.param == "htpasswd":
+    if request.param != "token":
         hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
         (where / "users").write_text(f"{USER}:{hashed}\n")
         config = f'[access]\nhtpasswd = "users"\n{RULES}'
+        if request.param == "own tokens":
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                address = f"127.0.0.1:{free.getsockname()[1]}"
+            config = f'[access]\nlogin = "http://{address}/v2/token"\nhtpasswd = "users"\n{RULES}'
+            options = ["--listen", address, "--workers", "2"]
     else:
         config = (
             f'[access.token]\nrealm = "{issuer.realm}"\nservice = "{SERVICE}"\n'
             f'issuer = "{ISSUER}"\nkeys = ["{issuer.certificate}"]\n'
         )
-    with serving_with(where, config) as (_, url, said):
+    with serving_with(where, config, *options) as (_, url, said):
         yield url.removeprefix("http://")
     assert "Traceback" not in said.read_text()
 

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 from oci import oci_make as make
-from registry.test_registry_server import serving
+from registry.test_registry_server import serving, serving_with
 
 import layerstore
 
+KIND = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
 BIG = os.urandom(3 << 20)
 
 
@@ -242,6 +244,73 @@ def test_referrers_are_the_upstream_s(tmp_path, upstream, image) -> None:
         upstream.odd = lambda handler, seen: handler.answer(503) or True
         listed = json.loads(get(f"{url}/v2/team/app/referrers/{image.digest}")[2])["manifests"]
         assert [one["digest"] for one in listed] == [signature.digest]
+
+
+def listed(handler, seen) -> bool:
+    """Referrers in pages of one, as another registry may have them."""
+    if "/referrers/" not in seen.path:
+        return False
+    at = int(seen.path.partition("at=")[2] or 0)
+    entries = [{"mediaType": KIND, "digest": f"sha256:{n:064}", "size": 1} for n in range(3)]
+    value = {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries[at : at + 1]}
+    more = {"Link": f'<{seen.path.partition("?")[0]}?at={at + 1}>; rel="next"'} if at < 2 else {}
+    handler.answer(200, json.dumps(value).encode(), Content_Type=INDEX, **more)
+    return True
+
+
+def test_all_pages_of_the_upstream_s_referrers_are_given(tmp_path, upstream, image) -> None:
+    upstream.odd = listed
+    with mirror(tmp_path / "s", upstream) as url:
+        answer = get(f"{url}/v2/team/app/referrers/{image.digest}")
+        found = [int(one["digest"][-1]) for one in json.loads(answer[2])["manifests"]]
+        assert found == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"[" * 100_000, b"{}", b"null", b'{"manifests": 5}', b'{"manifests": [5]}', b"\xff", b"["],
+)
+def test_lists_that_are_none_end_in_answers(tmp_path, upstream, image, said) -> None:
+    """What an upstream says is not believed to be a list: no 500, and what is here is given out."""
+
+    def odd(handler, seen) -> bool:
+        if "/referrers/" in seen.path:
+            handler.answer(200, said, Content_Type=INDEX)
+        elif "/tags/" in seen.path:
+            handler.answer(
+                200, json.dumps({"tags": ["1", "\ud800", "a b", "", "x" * 200]}).encode()
+            )
+        else:
+            return False
+        return True
+
+    upstream.odd = odd
+    config = f'[proxy]\nupstream = "docker://{upstream.host}"\n'
+    with serving_with(tmp_path, config) as (_, url, errors):
+        where = f"{url}/v2/team/app/referrers/{image.digest}?artifactType=a"
+        assert get(where)[0] == 200
+        for n, tags in (("", ["1"]), ("?n=1", ["1"]), ("?n=1&last=1", [])):
+            status, headers, body = get(f"{url}/v2/team/app/tags/list{n}")
+            assert (status, json.loads(body)["tags"]) == (200, tags)
+            assert headers["Link"] is None
+    assert "Traceback" not in errors.read_text()
+
+
+def test_a_list_of_what_is_here_goes_on_where_its_client_asked(tmp_path, upstream, image) -> None:
+    """Its pages are linked under the name that the mirror's clients have for a repository."""
+    for tag in ("2", "3"):
+        upstream.add("team/app", image, tag)
+    with mirror(tmp_path / "s", upstream) as url:
+        for tag in ("1", "2", "3"):
+            assert get(f"{url}/v2/team/app/manifests/{tag}")[0] == 200
+        upstream.odd = lambda handler, seen: handler.answer(503) or True
+        path, found = "/v2/team/app/tags/list?n=2", []
+        while path:
+            status, headers, body = get(url + path)
+            assert status == 200
+            found += json.loads(body)["tags"]
+            path = (headers["Link"] or "").partition(">")[0].lstrip("<")
+        assert found == ["1", "2", "3"]
 
 
 def test_content_that_another_repository_brought_is_not_fetched_again(

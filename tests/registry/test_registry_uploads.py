@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from registry.test_registry_wire import connect
 import layerstore
 from layerstore import StoreFullError
 from layerstore.registry import Registry
+from layerstore.storage.index import Table
 from layerstore.storage.operation import Operation
+from layerstore.storage.rows import dump
 
 UPLOADS = "/v2/a/b/blobs/uploads/"
 SIZE = 70_001
@@ -71,8 +74,10 @@ def test_two_clients_in_one_upload(url, served):
         first.sendall(data[:2_000_000])
         awaited(lambda: file_of(served, where).stat().st_size)
         digest = digest_of(data)
+        status, headers, _ = other("GET", where)  # who only asks is answered, and in nobody's way
+        assert status == 204
+        assert 0 <= int(headers["range"].removeprefix("0-")) < len(data)
         for method, path, body in (
-            ("GET", where, None),
             ("PATCH", where, b"y"),
             ("PUT", f"{where}?digest={digest}", data),
             ("DELETE", where, None),
@@ -84,6 +89,66 @@ def test_two_clients_in_one_upload(url, served):
         assert first.recv(1 << 16).startswith(b"HTTP/1.1 202 ")
     assert other("PUT", f"{where}?digest={digest}", b"")[0] == 201
     assert other("GET", f"/v2/a/b/blobs/{digest}")[2] == data
+
+
+def test_who_asks_how_much_has_come_makes_no_writer_fail(url):
+    """Clients that ask without a pause, beside one that writes piece after piece."""
+    client, over = Http(port_of(url)), threading.Event()
+    where = client("POST", UPLOADS)[1]["location"]
+    said: list[tuple[int, int]] = []
+
+    def ask() -> None:
+        asking = Http(port_of(url))
+        while not over.is_set():
+            status, headers, _ = asking("GET", where)
+            said.append((status, int(headers.get("range", "0-0").removeprefix("0-")) + 1))
+        asking.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    data = b""
+    for n in range(100):
+        piece = bytes([n]) * (n + 1)
+        span = f"{len(data)}-{len(data) + n}"
+        assert client("PATCH", where, piece, content_range=span)[0] == 202, n
+        data += piece
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert len(said) > 50
+    assert {status for status, _ in said} == {204}
+    assert {size for _, size in said} <= {1, *(n * (n + 1) // 2 for n in range(1, 101))}
+    assert client("PUT", f"{where}?digest={digest_of(data)}")[0] == 201
+
+
+def test_asking_keeps_an_upload(store, client):
+    """It counts as a use; what has expired is not there, whether gc was there or not."""
+    registry = client.application
+    repository = registry.repository("a/b")
+    where = client("POST", UPLOADS).headers["location"]
+    upload = where.rpartition("/")[2]
+
+    def since() -> float:
+        with store._storage.index.read() as snapshot:
+            return json.loads(snapshot.get(Table.LEASES, bytes.fromhex(upload[:16])))["since"]
+
+    def made_older(seconds: float) -> None:
+        def work(tx) -> None:
+            key = bytes.fromhex(upload[:16])
+            row = json.loads(tx.get(Table.LEASES, key))
+            tx.put(Table.LEASES, key, dump({**row, "since": row["since"] - seconds}))
+
+        store._storage.index.update(work)
+
+    before = since()
+    made_older(repository.idle / 2)
+    assert client("GET", where).status == 204
+    assert since() >= before
+    made_older(repository.idle * 2)
+    assert client("GET", where).status == 404
+    with pytest.raises(layerstore.NotFoundError):
+        registry.repository("a/other").upload_size(upload)
 
 
 def test_many_clients_in_one_upload_leave_it_whole(url, served):

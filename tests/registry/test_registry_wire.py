@@ -119,6 +119,10 @@ LINE = b"POST /v2/a/b/blobs/uploads/ HTTP/1.1\r\nHost: x\r\n"
         LINE + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n" + SECOND,
         LINE + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 30 + b"\r\n" + SECOND,
         LINE + b"X: a\r\n\x00Content-Length: 0\r\n\r\n" + SECOND,
+        LINE.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKED,
+        LINE.replace(b"1.1", b"1.0")
+        + b"Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + CHUNKED,
     ],
 )
 def test_no_second_request_is_smuggled(impatient, said):
@@ -130,6 +134,25 @@ def test_no_second_request_is_smuggled(impatient, said):
     assert got.count(b"HTTP/1.1 ") == 1, got
     assert b"smuggled" not in got
     assert b"NAME_UNKNOWN" not in got
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        (b"http://x/v2/", b"200"),
+        (b"HTTPS://other.example:99/v2/_catalog?n=5", b"200"),
+        (b"http://x", b"404"),
+        (b"ftp://x/v2/", b"404"),
+        (b"http:/v2/", b"404"),
+        (b"x/v2/", b"404"),
+        (b"*", b"404"),
+    ],
+)
+def test_a_target_with_a_host_is_the_path_behind_it(impatient, target, status):
+    """RFC 9112, 3.2.2: what a client sends to a proxy, an origin has to take, too."""
+    with connect(impatient) as connection:
+        connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert answers(connection).split(b" ", 2)[1] == status
 
 
 def test_an_answer_is_read_before_the_rest_of_a_large_body(impatient):
