@@ -528,7 +528,7 @@ class Store:
         own = next(name for name in ("inline", "plain", "tar", "raw") if name in inner)
         content = self.verified(inner, own)
         data = b"".join(self.stream(form["recipe"]))
-        need(data[:1] == b"\x01", "a recipe of another version")
+        need(data[:1] in (b"\x01", b"\x02"), "a recipe of another version")
         at = 1
 
         def number() -> int:

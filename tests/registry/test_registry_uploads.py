@@ -118,7 +118,8 @@ def test_who_asks_how_much_has_come_makes_no_writer_fail(url):
         thread.join()
     assert len(said) > 50
     assert {status for status, _ in said} == {204}
-    assert {size for _, size in said} <= {1, *(n * (n + 1) // 2 for n in range(1, 101))}
+    # Of a piece that is being written a part may be there.
+    assert {size for _, size in said} <= set(range(1, len(data) + 1))
     assert client("PUT", f"{where}?digest={digest_of(data)}")[0] == 201
 
 
