@@ -8,6 +8,7 @@ answer than its end, on a core of its own: what is measured is the server.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import http.client
 import json
@@ -31,6 +32,7 @@ from benchmarks.measure import memory_of, tree
 from benchmarks.registry_server import Server, free_port, ours, serving
 from benchmarks.report import Figure
 from benchmarks.setting import Setting
+from layerstore.registry.config import MaintenanceConfig
 from layerstore.registry.server import Options
 from layerstore.registry.upkeep import maintain
 
@@ -253,9 +255,17 @@ def _collecting(s: Setting, store: Path) -> Iterator[None]:
     def collect() -> None:
         while not over.is_set():
             asked.value = time.monotonic()
-            process = context.Process(
-                target=maintain, args=(str(store), Options(), "gc", str(s.work / "gc"), asked)
+            # Bound here, where the arguments are checked against what takes them.
+            job = functools.partial(
+                maintain,
+                str(store),
+                Options(),
+                MaintenanceConfig(),
+                "gc",
+                str(s.work / "gc"),
+                asked,
             )
+            process = context.Process(target=job)
             process.start()
             while process.exitcode is None:
                 asked.value = time.monotonic()

@@ -187,10 +187,8 @@ static int open_segment(ls_walk *w, ls_stretch *g) {
     if (!size)
         return LS_OK;
     ls_span span = {.data = w->content + w->pos, .size = size, .at = w->at, .flushed = w->flushed};
-    size_t before = w->whole ? w->pos - w->member : w->pos + w->before;
+    size_t before = ls_before(w);
     span.before = before < w->m->history ? before : w->m->history;
-    if (span.before > w->at)
-        span.before = (size_t)w->at;
     if (g->ending == ENDING_CUT && w->m->ahead) {
         span.after = w->after < w->m->ahead ? w->after : w->m->ahead;
         if (!ls_corr_code(c, &x->after, span.after != w->m->ahead))

@@ -46,10 +46,7 @@ static size_t usual_end(const ls_walk *w, const ls_stretch *g) {
 
 /* Where its content ends a block of the model that begins here, or SIZE_MAX. */
 static size_t marked_end(const ls_walk *w, const ls_stretch *g) {
-    size_t before = w->whole ? w->pos - w->member : w->pos + w->before;
-    if (before > w->at)
-        before = (size_t)w->at;
-    size_t n = w->m->mark(w->content + w->pos, before, w->at, g->end - w->pos);
+    size_t n = w->m->mark(w->content + w->pos, ls_before(w), w->at, g->end - w->pos);
     return n == SIZE_MAX ? SIZE_MAX : w->pos + n;
 }
 

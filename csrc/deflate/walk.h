@@ -121,6 +121,12 @@ static inline int ls_room_for(ls_walk *w, size_t n) {
                                                    : ls_misfit(w, "more comes out than should");
 }
 
+/* Content before here that the model may know: of this member, and there. */
+static inline size_t ls_before(const ls_walk *w) {
+    size_t before = w->whole ? w->pos - w->member : w->pos + w->before;
+    return before > w->at ? (size_t)w->at : before;
+}
+
 static inline void ls_advance(ls_walk *w, size_t size) {
     w->pos += size;
     w->at += size;

@@ -113,11 +113,14 @@ def scan_layer(content: Content, digest: str, limit: int = DEFAULT_LIMIT) -> Ite
         raise
 
 
+def _type_of(source: TarEntry) -> str:
+    kind = _TYPES.get(source.type, "other")
+    return "dir" if kind == "file" and source.name.endswith(b"/") else kind
+
+
 def to_entry(source: TarEntry, path: str, layer: int) -> Entry:
     """The public value of an entry."""
-    kind = _TYPES.get(source.type, "other")
-    if kind == "file" and source.name.endswith(b"/"):
-        kind = "dir"
+    kind = _type_of(source)
     link = text(source.linkname) if kind in ("symlink", "hardlink") else None
     return Entry(
         path=path,
@@ -295,7 +298,7 @@ def _marked(
 ) -> tuple[set[str], set[str]]:
     """What a layer hides of those below, and the directories of which it hides all, wherever in it that
     is said. Behind a link of those below, unless the layer has a directory in the link's place."""
-    own = {path for path, source in sources if to_entry(source, path, 0).type == "dir"}
+    own = {path for path, source in sources if _type_of(source) == "dir"}
     paths = Paths({path: link for path, link in links.items() if path not in own})
     hidden: set[str] = set()
     opaque: set[str] = set()

@@ -15,8 +15,8 @@ import os
 import struct
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
-from typing import Any
 
 from ..core.hashing import blake3
 from ..errors import CorruptError, LayerstoreError
@@ -164,7 +164,7 @@ class PackWriter:
         self._held: list[_Held] = []
         self._dirty: list[_Held] = []
         self._pool = pool
-        self._writing: deque[Future[Any]] = deque()
+        self._writing: deque[Future[object]] = deque()
 
     def append(self, head: bytes, payload: bytes, first: int) -> tuple[int, int]:
         """Writes a block; returns `(pack, offset)`. It is durable only after `sync`; without `settle`
@@ -174,28 +174,27 @@ class PackWriter:
             self._writing.popleft().result()
         held = self._current(size)
         offset = held.length
-        if self._pool is None or size < SMALL:
+        if size < SMALL:
             self._disk.writev_at(held.fd, (head, payload), offset, held.path)
         else:
-            write = self._disk.writev_at
-            self._writing.append(
-                self._pool.submit(write, held.fd, (head, payload), offset, held.path)
-            )
+            self._hand(self._disk.writev_at, held.fd, (head, payload), offset, held.path)
         held.length += size
         if held.length - held.behind >= BEHIND + WRITES * MAX_RAW:
             # What may still be on its way to the file waits for the next time.
             end = held.length - WRITES * MAX_RAW
-            if self._pool is None:
-                start_writeback(held.fd, held.behind, end - held.behind)
-            else:
-                self._writing.append(
-                    self._pool.submit(start_writeback, held.fd, held.behind, end - held.behind)
-                )
+            self._hand(start_writeback, held.fd, held.behind, end - held.behind)
             held.behind = end
         held.blocks.append((offset, size, first))
         if held not in self._dirty:
             self._dirty.append(held)
         return held.number, offset
+
+    def _hand(self, work: Callable[..., object], *args: object) -> None:
+        """Work for the pool, if there is one."""
+        if self._pool is None:
+            work(*args)
+        else:
+            self._writing.append(self._pool.submit(work, *args))
 
     def _current(self, size: int) -> _Held:
         if self._held and not self._held[-1].sealed:

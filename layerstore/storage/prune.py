@@ -166,14 +166,10 @@ def drop(storage: Storage, chosen: Sequence[Victim]) -> tuple[int, int]:
     entries = [victim for victim in chosen if victim.lent is None]
     images = gone = 0
     for one in lent:
-        images += storage.index.update(functools.partial(_let_go, one))
+        images += storage.index.update(functools.partial(lending.let_go, lent=one))
     for at in range(0, len(entries), MAX_KEYS // 4):
         gone += storage.index.update(functools.partial(_drop, entries[at : at + MAX_KEYS // 4]))
     return gone, images
-
-
-def _let_go(lent: lending.Lent, tx: Write) -> int:
-    return int(lending.let_go(tx, lent))
 
 
 def _drop(part: Sequence[Victim], tx: Write) -> int:

@@ -200,14 +200,7 @@ class Changes:
         one = self.some(lambda mode: not stat.S_ISDIR(mode))
         two = self.some(lambda mode: not stat.S_ISDIR(mode))
         if one is not None and two is not None and one != two:
-            try:
-                os.rename(one, two)
-            except OSError as e:
-                # A file whose content stays in a lower layer (metacopy) is moved by a redirect, and the
-                # kernel keeps none of above 256 bytes: `mv` then copies.
-                if e.errno != errno.EXDEV:
-                    raise
-                return
+            os.rename(one, two)
             self.count["moved over"] += 1
 
     def swap(self) -> None:
@@ -248,7 +241,8 @@ class Changes:
                 change()
             except OSError as e:
                 # overlayfs with index=on says so of files whose links were broken below.
-                # And of redirects that would be too long (EXDEV): `mv` would copy.
+                # And (EXDEV) of a file whose content stays in a lower layer (metacopy): it moves by a
+                # redirect, and the kernel keeps none of above 256 bytes. `mv` then copies.
                 if e.errno not in (errno.ESTALE, errno.EXDEV):
                     raise
 
