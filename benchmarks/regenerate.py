@@ -90,13 +90,7 @@ def spans(recipe: recipes.Recipe, content: memoryview, threads: int) -> Iterator
     def span(number: int) -> bytes:
         e = recipe.extent(number)
         start, end = e.content_start, e.content_end
-        return recipes.make_span(
-            recipe,
-            number,
-            content[start - e.before : start],
-            content[start:end],
-            content[end : end + e.ahead],
-        )
+        return recipes.make_span(recipe, number, content[start - e.before : end + e.ahead])
 
     if threads == 1:
         yield from map(span, range(len(recipe)))

@@ -14,9 +14,17 @@
 #define KP_PIECE_OLD (MAX_MATCH - MIN_MATCH) /* before 1.15 */
 #define KP_LEAST_120 13u                     /* from 1.20.1 on */
 
-typedef struct ls_pair {
-    uint32_t now, before; /* positions + FAR */
-} ls_pair;
+/* Two positions + FAR: the last one, and above it the one before. One number, so that it is read and written
+ * at once. */
+typedef uint64_t ls_pair;
+
+INLINE uint32_t kp_now(ls_pair p) {
+    return (uint32_t)p;
+}
+
+INLINE uint32_t kp_before(ls_pair p) {
+    return (uint32_t)(p >> 32);
+}
 
 INLINE uint32_t kp_hash4(uint64_t v, uint32_t bits) {
     return (uint32_t)v * 2654435761u >> (32 - bits);
@@ -31,8 +39,7 @@ INLINE uint32_t kp_hash7(uint64_t v, uint32_t bits) {
 }
 
 INLINE void kp_push(ls_pair *p, uint32_t entry) {
-    p->before = p->now;
-    p->now = entry;
+    *p = *p << 32 | entry;
 }
 
 /* Extends a match backwards, over literals that are not written yet. */

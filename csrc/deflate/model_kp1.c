@@ -132,20 +132,19 @@ INLINE int kp3_find(void *tables, ls_chunks *c, ls_match *m) {
             return 0;
         ls_pair e = k->table[h];
         uint64_t w = le64(b + next);
-        k->table[h].before = e.now;
-        k->table[h].now = s + FAR;
+        k->table[h] = e << 32 | (s + FAR);
         c->next = next;
-        if (ls_reaches(s, e.now, REACH3)) {
-            if (le32(b + (e.now - FAR)) == (uint32_t)v) {
-                uint32_t entry = e.now;
-                if (holds(b, s, e.before, (uint32_t)v, REACH3) &&
-                    same(b, s + 4, e.before - FAR + 4, c->to) >
-                        same(b, s + 4, e.now - FAR + 4, c->to))
-                    entry = e.before;
+        if (ls_reaches(s, kp_now(e), REACH3)) {
+            if (le32(b + (kp_now(e) - FAR)) == (uint32_t)v) {
+                uint32_t entry = kp_now(e);
+                if (holds(b, s, kp_before(e), (uint32_t)v, REACH3) &&
+                    same(b, s + 4, kp_before(e) - FAR + 4, c->to) >
+                        same(b, s + 4, kp_now(e) - FAR + 4, c->to))
+                    entry = kp_before(e);
                 return matched(c, m, s, entry);
             }
-            if (holds(b, s, e.before, (uint32_t)v, REACH3 - 1))
-                return matched(c, m, s, e.before);
+            if (holds(b, s, kp_before(e), (uint32_t)v, REACH3 - 1))
+                return matched(c, m, s, kp_before(e));
         }
         v = w;
     }
@@ -171,11 +170,11 @@ INLINE void kp3_after(void *tables, ls_chunks *c, const ls_match *m) {
     ls_pair e = k->table[h];
     kp_push(&k->table[h], s + FAR);
     c->s = s + 1;
-    if (ls_reaches(s, e.now, REACH3 - 1)) {
-        if (le32(b + (e.now - FAR)) == (uint32_t)v)
-            c->candidate = e.now;
-        else if (holds(b, s, e.before, (uint32_t)v, REACH3 - 1))
-            c->candidate = e.before;
+    if (ls_reaches(s, kp_now(e), REACH3 - 1)) {
+        if (le32(b + (kp_now(e) - FAR)) == (uint32_t)v)
+            c->candidate = kp_now(e);
+        else if (holds(b, s, kp_before(e), (uint32_t)v, REACH3 - 1))
+            c->candidate = kp_before(e);
         if (c->candidate)
             c->s = s;
     }

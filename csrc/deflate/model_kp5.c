@@ -12,6 +12,12 @@
 #define BITS_19 16
 #define REACH KP_WINDOW
 
+#ifdef __GNUC__
+#define COLD __attribute__((noinline, cold))
+#else
+#define COLD
+#endif
+
 /* Both tables, whatever their size. */
 typedef struct kp5_view {
     uint32_t *near;
@@ -56,6 +62,38 @@ INLINE void by_end(const ls_chunks *c, uint32_t entry, uint32_t s0, uint32_t ski
     }
 }
 
+/* How many of 32 bytes are equal, counted from the first: what both have must be there. */
+INLINE uint32_t of_32(const uint8_t *b, uint32_t s, uint32_t t) {
+#ifdef LS_DEFLATE_SSE2
+    __m128i x = _mm_loadu_si128((const __m128i *)(const void *)(b + s));
+    __m128i y = _mm_loadu_si128((const __m128i *)(const void *)(b + t));
+    __m128i x2 = _mm_loadu_si128((const __m128i *)(const void *)(b + s + 16));
+    __m128i y2 = _mm_loadu_si128((const __m128i *)(const void *)(b + t + 16));
+    uint32_t equal = (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x, y)) |
+                     (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x2, y2)) << 16;
+    return (uint32_t)__builtin_ctzll(~(uint64_t)equal);
+#else
+    return same(b, s, t, s + 32);
+#endif
+}
+
+/* Where a match comes from, and how long it is. */
+typedef struct kp5_source {
+    uint32_t t, l;
+} kp5_source;
+
+/* The longer of two matches at s, of which 4 bytes are known: the first one unless the second is longer within
+ * 258 bytes; t1 == s: there is no second. Apart from the search, which seldom comes here and is faster without. */
+static COLD kp5_source longest(const uint8_t *b, uint32_t to, uint32_t s, uint32_t t0,
+                               uint32_t t1) {
+    uint32_t end = s + MAX_MATCH < to ? s + MAX_MATCH : to;
+    kp5_source x = {t0, 0};
+    if (t1 != s && same(b, s + 4, t1 + 4, end) > same(b, s + 4, t0 + 4, end))
+        x.t = t1;
+    x.l = 4 + same(b, s + 4, x.t + 4, to);
+    return x;
+}
+
 /* `level` is 5 or 6. `ends`: whether matches are compared with those that end alike, and how many bytes are
  * left out at their beginning; negative: not at all. */
 INLINE int kp56_find(void *tables, ls_chunks *c, ls_match *m, int level, int ends, uint32_t bits) {
@@ -66,8 +104,8 @@ INLINE int kp56_find(void *tables, ls_chunks *c, ls_match *m, int level, int end
     if (next + 1 > c->limit)
         return 0;
     uint64_t v = le64(b + next);
+    uint32_t near = kp_hash4(v, bits), far = kp_hash7(v, bits);
     for (;;) {
-        uint32_t near = kp_hash4(v, bits), far = kp_hash7(v, bits);
         s = next;
         next = s + 1 + ((s - c->lit) >> skip_log);
         if (next > c->limit)
@@ -76,94 +114,92 @@ INLINE int kp56_find(void *tables, ls_chunks *c, ls_match *m, int level, int end
         ls_pair long_entry = k->far[far];
         uint64_t w = le64(b + next);
         k->near[near] = s + FAR;
-        k->far[far].now = s + FAR;
-        k->far[far].before = long_entry.now;
+        k->far[far] = long_entry << 32 | (s + FAR);
         near = kp_hash4(w, bits);
         far = kp_hash7(w, bits);
         /* Most positions have nothing, for one of many reasons: one branch for all of them. */
-        if (!(holds_flat(b, s, long_entry.now, (uint32_t)v) |
-              holds_flat(b, s, long_entry.before, (uint32_t)v) |
-              holds_flat(b, s, short_entry, (uint32_t)v))) {
+        uint32_t back0 = s + FAR - kp_now(long_entry), back1 = s + FAR - kp_before(long_entry);
+        uint32_t in0 = back0 - 1 < REACH - 1, in1 = back1 - 1 < REACH - 1;
+        uint32_t t0 = s - (back0 & (0u - in0)), t1 = s - (back1 & (0u - in1));
+        uint32_t has0 = in0 & (uint32_t)(le32(b + t0) == (uint32_t)v);
+        uint32_t has1 = in0 & in1 & (uint32_t)(le32(b + t1) == (uint32_t)v);
+        uint32_t has = has0 | has1;
+        if (!(has | holds_flat(b, s, short_entry, (uint32_t)v))) {
             v = w;
             continue;
         }
-        if (ls_reaches(s, long_entry.now, REACH - 1)) {
-            if (le32(b + (long_entry.now - FAR)) == (uint32_t)v) {
-                t = long_entry.now - FAR;
-                k->near[near] = next + FAR;
-                kp_push(&k->far[far], next + FAR);
-                if (holds(b, s, long_entry.before, (uint32_t)v)) {
-                    uint32_t older = long_entry.before - FAR;
-                    l = length_of(c, s, t);
-                    uint32_t other = length_of(c, s, older);
-                    if (other > l) {
-                        t = older;
-                        l = other;
-                    }
-                }
-                break;
-            }
-            if (holds(b, s, long_entry.before, (uint32_t)v)) {
-                t = long_entry.before - FAR;
-                k->near[near] = next + FAR;
-                kp_push(&k->far[far], next + FAR);
-                break;
-            }
-        }
-        if (holds(b, s, short_entry, (uint32_t)v)) {
-            t = short_entry - FAR;
-            l = length_of(c, s, t);
-            long_entry = k->far[far];
+        if (has) {
             k->near[near] = next + FAR;
             kp_push(&k->far[far], next + FAR);
-            if (level == 6) {
-                uint32_t again = s + 1 - c->repeat;
-                if (le32(b + again) == (uint32_t)(v >> 8)) {
-                    uint32_t other = length_of(c, s + 1, again);
-                    if (other > l) {
-                        t = again;
-                        s++;
-                        l = other;
-                        break;
-                    }
-                }
+            if (s + 32 <= c->to) {
+                uint32_t l0 = of_32(b, s, t0) & (0u - has0), l1 = of_32(b, s, t1) & (0u - has1);
+                t = l1 > l0 ? t1 : t0;
+                l = l1 > l0 ? l1 : l0;
+                if (l < 32)
+                    break;
             }
-            if (ls_reaches(next, long_entry.now, REACH - 1)) {
-                if (le32(b + (long_entry.now - FAR)) == (uint32_t)w) {
-                    uint32_t other = length_of(c, next, long_entry.now - FAR);
-                    if (other > l) {
-                        t = long_entry.now - FAR;
-                        s = next;
-                        l = other;
-                        if (level == 5)
-                            break;
-                    }
-                }
-                if (holds(b, next, long_entry.before, (uint32_t)w)) {
-                    uint32_t other = length_of(c, next, long_entry.before - FAR);
-                    if (other > l) {
-                        t = long_entry.before - FAR;
-                        s = next;
-                        l = other;
-                    }
-                }
-            }
+            kp5_source long_one = longest(b, c->to, s, has0 ? t0 : t1, has0 & has1 ? t1 : s);
+            t = long_one.t;
+            l = long_one.l;
             break;
         }
-        v = w;
+        t = short_entry - FAR;
+        l = length_of(c, s, t);
+        long_entry = k->far[far];
+        k->near[near] = next + FAR;
+        kp_push(&k->far[far], next + FAR);
+        if (level == 6) {
+            uint32_t again = s + 1 - c->repeat;
+            if (le32(b + again) == (uint32_t)(v >> 8)) {
+                uint32_t other = length_of(c, s + 1, again);
+                if (other > l) {
+                    t = again;
+                    s++;
+                    l = other;
+                    break;
+                }
+            }
+        }
+        if (ls_reaches(next, kp_now(long_entry), REACH - 1)) {
+            if (le32(b + (kp_now(long_entry) - FAR)) == (uint32_t)w) {
+                uint32_t other = length_of(c, next, kp_now(long_entry) - FAR);
+                if (other > l) {
+                    t = kp_now(long_entry) - FAR;
+                    s = next;
+                    l = other;
+                    if (level == 5)
+                        break;
+                }
+            }
+            if (holds(b, next, kp_before(long_entry), (uint32_t)w)) {
+                uint32_t other = length_of(c, next, kp_before(long_entry) - FAR);
+                if (other > l) {
+                    t = kp_before(long_entry) - FAR;
+                    s = next;
+                    l = other;
+                }
+            }
+        }
+        break;
     }
     c->next = next;
-    if (!l)
-        l = 4 + same(b, s + 4, t + 4, c->to);
-    else if (l == MAX_MATCH)
+    if (l == MAX_MATCH)
         l += same(b, s + l, t + l, c->to);
     if (ends >= 0 && s + l < c->limit && (level == 6 || l < 30)) {
-        const ls_pair *e = &k->far[kp_hash7(le64(b + s + l), bits)];
-        uint32_t s0 = s;
-        int near_enough = (int64_t)s0 + l + FAR - e->now < (int64_t)REACH;
-        by_end(c, e->now, s0, (uint32_t)ends, &s, &t, &l);
-        if (level == 6 && near_enough)
-            by_end(c, e->before, s0, (uint32_t)ends, &s, &t, &l);
+        const ls_pair e = k->far[kp_hash7(le64(b + s + l), bits)];
+        uint32_t s0 = s, skipped = (uint32_t)ends;
+        if (level == 5 && s0 + skipped + 32 <= c->to) {
+            uint32_t back = s0 + l + FAR - kp_now(e);
+            uint32_t in = (back - 1 < REACH - 1) & (back <= s0 + skipped - c->low);
+            uint32_t other = s0 + skipped - (back & (0u - in));
+            if ((of_32(b, s0 + skipped, other) & (0u - in)) > l)
+                by_end(c, kp_now(e), s0, skipped, &s, &t, &l);
+        } else {
+            int near_enough = (int64_t)s0 + l + FAR - kp_now(e) < (int64_t)REACH;
+            by_end(c, kp_now(e), s0, skipped, &s, &t, &l);
+            if (level == 6 && near_enough)
+                by_end(c, kp_before(e), s0, skipped, &s, &t, &l);
+        }
     }
     m->at = s;
     m->dist = s - t;

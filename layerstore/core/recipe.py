@@ -327,16 +327,17 @@ class Recipe:
         return self._corrections()[self._ends[number] : self._ends[number + 1]]
 
 
-def make_span(recipe: Recipe, number: int, before: Buffer, content: Buffer, ahead: Buffer) -> bytes:
-    """The bytes of the blob that a span makes: `blob_start` to `blob_end` of its extent, from content
-    as the extent says. Raises CorruptError when recipe and content do not fit each other; that nothing
-    is raised does not mean that the bytes are right."""
+def make_span(recipe: Recipe, number: int, *content: Buffer) -> bytes:
+    """The bytes of the blob that a span makes: `blob_start` to `blob_end` of its extent. `content`:
+    what the extent says lies before, in and ahead of it, in order, in as many parts as the caller has.
+    Raises CorruptError when recipe and content do not fit each other; that nothing is raised does not
+    mean that the bytes are right."""
     extent = recipe.extent(number)
-    parts = [memoryview(p).cast("B") for p in (before, content, ahead)]
+    parts = [memoryview(p).cast("B") for p in content]
     wanted = (extent.before, extent.content_end - extent.content_start, extent.ahead)
-    if tuple(len(p) for p in parts) != wanted:
-        raise ValueError(f"{[len(p) for p in parts]} bytes of content instead of {wanted}")
     total = sum(wanted)
+    if sum(map(len, parts)) != total:
+        raise ValueError(f"{sum(map(len, parts))} bytes of content instead of {wanted}")
     buffer = _work.room("content", "uint8_t[]", total + lib.LS_TOKENS_SLACK)
     at = 0
     for part in parts:

@@ -130,9 +130,9 @@ class _Stretches:
         self._pieces: deque[tuple[int, bytes]] = deque()
         self._end = at
 
-    def take(self, start: int, end: int) -> memoryview:
-        """The bytes from `start` to `end`; starts never go back. Raises CorruptError if there are not
-        so many."""
+    def take(self, start: int, end: int) -> list[memoryview]:
+        """The bytes from `start` to `end`, in parts that are not changed any more; starts never go
+        back. Raises CorruptError if there are not so many."""
         while self._pieces and self._pieces[0][0] + len(self._pieces[0][1]) <= start:
             self._pieces.popleft()
         while self._end < end:
@@ -142,11 +142,11 @@ class _Stretches:
             if self._end + len(piece) > start:
                 self._pieces.append((self._end, bytes(piece)))
             self._end += len(piece)
-        out = memoryview(bytearray(end - start))
+        out = []
         for at, piece in self._pieces:
             first, last = max(at, start), min(at + len(piece), end)
             if first < last:
-                out[first - start : last - start] = memoryview(piece)[first - at : last - at]
+                out.append(memoryview(piece)[first - at : last - at])
         return out
 
     def finish(self) -> None:
@@ -167,14 +167,8 @@ def followed(
     offset on. Raises CorruptError when recipe and content do not fit."""
     busy: deque[Future[bytes]] = deque()
 
-    def make(number: int, stretch: memoryview, before: int, size: int) -> bytes:
-        return recipes.make_span(
-            recipe,
-            number,
-            stretch[:before],
-            stretch[before : before + size],
-            stretch[before + size :],
-        )
+    def make(number: int, stretch: list[memoryview]) -> bytes:
+        return recipes.make_span(recipe, number, *stretch)
 
     extent = recipe.extent(first)
     start = extent.content_start - extent.before
@@ -183,11 +177,10 @@ def followed(
     try:
         for number in range(first, count):
             extent = recipe.extent(number)
-            size = extent.content_end - extent.content_start
             stretch = stretches.take(
                 extent.content_start - extent.before, extent.content_end + extent.ahead
             )
-            busy.append(pool.submit(make, number, stretch, extent.before, size))
+            busy.append(pool.submit(make, number, stretch))
             # Nobody waits for the second span to see the first, nor longer than it takes.
             while number + 1 < count and (
                 number == first or len(busy) > workers + 1 or (busy and busy[0].done())
