@@ -37,6 +37,8 @@ COOL_AT = 1024
 COLD = 0.2
 LOCK_WAIT = 5.0
 """Seconds that a shrinking waits for its turn: others have the lock for moments only."""
+FILL_WAIT = 0.25
+"""Seconds that one waits who would fill the cache: far less than making a blob once more takes."""
 
 
 def file_size(size: int) -> int:
@@ -104,7 +106,7 @@ class RawCache:
         try:
             self._disk.check()
             self._disk.mkdir(self.directory)
-            with self._alone() as alone:
+            with self._alone(FILL_WAIT) as alone:
                 if not alone or not self._make_room(want, self._heat_of(f"{serial:012x}")):
                     return None
                 lock = FileLock(f"{self.path(serial)}.new")
@@ -137,8 +139,8 @@ class RawCache:
 
     @contextlib.contextmanager
     def _alone(self, wait: float = 0.0) -> Iterator[bool]:
-        """Whether this is the only one that changes what is there, after `wait` seconds at most. No
-        reader waits for it."""
+        """Whether this is the only one that changes what is there, after `wait` seconds at most. Readers
+        of copies do not ask."""
         lock = FileLock(os.path.join(self.directory, "lock"))
         alone = os.path.isdir(self.directory)
         try:

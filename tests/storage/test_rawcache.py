@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ import stores
 from layerstore.layers.content import Content
 from layerstore.storage import rawcache
 from layerstore.storage.accounting import stats
+from layerstore.storage.locks import FileLock
 from layerstore.storage.rawcache import file_size
 
 BUDGET = 1 << 20
@@ -57,6 +59,19 @@ def test_the_second_read_is_of_a_file(content: Content, monkeypatch: pytest.Monk
     with content.open(digest) as blob:
         blob.seek(len(data) // 2)
         assert blob.readall() == data[len(data) // 2 :]
+
+
+def test_who_has_to_wait_for_a_moment_fills_it_nevertheless(content: Content) -> None:
+    """As where a client asks for all layers of an image at once."""
+    first, second = made(content, 1), made(content, 2)
+    stores.get(content, first)
+    lock = FileLock(os.path.join(content.storage.rawcache.directory, "lock"))
+    assert lock.try_acquire()
+    gone = threading.Timer(0.05, lock.release)
+    gone.start()
+    stores.get(content, second)
+    gone.join()
+    assert len(copies(content)) == 2
 
 
 def test_a_range_fills_nothing(content: Content) -> None:
