@@ -139,8 +139,8 @@ class RawCache:
 
     @contextlib.contextmanager
     def _alone(self, wait: float = 0.0) -> Iterator[bool]:
-        """Whether this is the only one that changes what is there, after `wait` seconds at most. Readers
-        of copies do not ask."""
+        """Whether this is the only one that changes what is there, after `wait` seconds at most. Who
+        reads copies does not ask."""
         lock = FileLock(os.path.join(self.directory, "lock"))
         alone = os.path.isdir(self.directory)
         try:
