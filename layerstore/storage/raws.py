@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..core.hashing import blake3
+from ..core.hashing import Blake3, blake3
 from ..errors import CorruptError
 from .disk import BEHIND, Disk, start_writeback
 from .locks import FileLock
@@ -95,31 +95,41 @@ class RawFiles:
 
 
 class PieceHasher:
-    """Checksums of the pieces of a file that comes in order."""
+    """Checksums of the pieces of a file that comes in order. It holds none of the bytes: one of each
+    upload that was left in the middle may wait for long."""
 
     def __init__(self) -> None:
-        self._pending = bytearray()
-        self._hashes: list[bytes] = []
+        self._piece: Blake3 | None = None
+        self._size = 0
+        self._hashes = bytearray()
 
     def update(self, view: memoryview) -> None:
-        if self._pending:
-            take = min(PIECE - len(self._pending), len(view))
-            self._pending += view[:take]
+        if self._piece is not None:
+            take = min(PIECE - self._size, len(view))
+            self._add(self._piece, view[:take])
             view = view[take:]
-            if len(self._pending) == PIECE:
-                self._hashes.append(blake3(self._pending)[:PIECE_HASH])
-                self._pending.clear()
         while len(view) >= PIECE:
-            self._hashes.append(blake3(view[:PIECE])[:PIECE_HASH])
+            self._hashes += blake3(view[:PIECE])[:PIECE_HASH]
             view = view[PIECE:]
-        self._pending += view
+        if view:
+            self._piece = Blake3()
+            self._add(self._piece, view)
+
+    def _add(self, piece: Blake3, view: memoryview) -> None:
+        piece.update(view)
+        self._size += len(view)
+        if self._size == PIECE:
+            self._end(piece)
+
+    def _end(self, piece: Blake3) -> None:
+        self._hashes += piece.digest()[:PIECE_HASH]
+        self._piece, self._size = None, 0
 
     def finish(self) -> bytes:
         """All checksums; nothing can be added after."""
-        if self._pending:
-            self._hashes.append(blake3(self._pending)[:PIECE_HASH])
-            self._pending.clear()
-        return b"".join(self._hashes)
+        if self._piece is not None:
+            self._end(self._piece)
+        return bytes(self._hashes)
 
 
 class RawWriter:

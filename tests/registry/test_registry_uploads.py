@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from registry.asgi import Client
 from registry.soak import Client as Http
 from registry.soak import digest_of
@@ -19,10 +22,12 @@ from registry.test_registry_wire import connect
 
 import layerstore
 from layerstore import StoreFullError
+from layerstore.core.hashing import blake3
 from layerstore.registry import Registry
 from layerstore.storage.index import Table
 from layerstore.storage.operation import Operation
-from layerstore.storage.rows import dump
+from layerstore.storage.raws import PieceHasher
+from layerstore.storage.rows import PIECE, PIECE_HASH, dump
 
 UPLOADS = "/v2/a/b/blobs/uploads/"
 SIZE = 70_001
@@ -152,6 +157,37 @@ def test_asking_keeps_an_upload(store, client):
         registry.repository("a/other").upload_size(upload)
 
 
+@given(st.lists(st.integers(0, 2 * PIECE + 1) | st.sampled_from((1, PIECE - 1, PIECE)), max_size=8))
+def test_checksums_of_pieces_do_not_depend_on_how_they_come(lengths):
+    data = memoryview(bytes(range(251)) * (sum(lengths) // 251 + 1))[: sum(lengths)]
+    hashes, at = PieceHasher(), 0
+    for length in lengths:
+        hashes.update(data[at : at + length])
+        at += length
+    pieces = (data[n : n + PIECE] for n in range(0, len(data), PIECE))
+    assert hashes.finish() == b"".join(blake3(piece)[:PIECE_HASH] for piece in pieces)
+
+
+def test_uploads_that_were_left_take_little_memory(client):
+    """What is remembered of each, to go on with it, is no part of its bytes."""
+    data = os.urandom(200_000)
+
+    def leave() -> None:
+        where = client("POST", UPLOADS).headers["location"]
+        assert client("PATCH", where, pieces=[data], cut=True) is None
+
+    leave()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(32):
+            leave()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 32 * 8192
+
+
 def test_many_clients_in_one_upload_leave_it_whole(url, served):
     """Each piece is taken once and whole, or refused."""
     other = Http(port_of(url))
@@ -273,7 +309,9 @@ import os, sys
 sys.path.insert(0, sys.argv[2])
 import layerstore
 from layerstore.registry import Registry
+from layerstore.core.hashing import blake3
 from layerstore.storage.operation import Operation
+from layerstore.storage.raws import PieceHasher
 from registry.asgi import Client
 from registry.soak import digest_of
 with layerstore.open(sys.argv[1]) as store:
