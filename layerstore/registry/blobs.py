@@ -44,6 +44,13 @@ def matches(header: str | None, digest: str) -> bool:
     return "*" in tags or etag(digest) in tags
 
 
+def unchanged(request: Request, digest: str) -> Response | None:
+    """The answer to GET or HEAD of what is there, where its client has it (RFC 9110, 13.1.2)."""
+    if not matches(request.headers.get("if-none-match"), digest):
+        return None
+    return empty(304, ("ETag", etag(digest)))
+
+
 def wanted_range(request: Request, digest: str, size: int) -> tuple[int, int] | None:
     """First and last byte that are asked for, or None for the whole. Fails with 416 for none at all."""
     text = request.headers.get("range")
@@ -84,14 +91,15 @@ async def get(registry: Registry, route: Route, request: Request) -> Response:
             size = await registry.run(repository.blob_size, digest)
         if size is None:
             raise Failure(404, "BLOB_UNKNOWN", "there is no such thing in this repository")
-        response = described(digest)
+        response = unchanged(request, digest) or described(digest)
         response.length = size
         return response
     blob = await registry.run(repository.open_blob, digest)
     try:
-        if matches(request.headers.get("if-none-match"), digest):
+        same = unchanged(request, digest)
+        if same is not None:
             await registry.run(blob.close)
-            return empty(304, ("ETag", etag(digest)))
+            return same
         span = wanted_range(request, digest, blob.size)
     except BaseException:
         await registry.run(blob.close)

@@ -287,6 +287,9 @@ class Mirror:
             raise NotFoundError(e.message) from e
         except (RemoteError, DigestMismatchError) as e:
             raise _gateway(e) from e
+        same = blobs.unchanged(request, here.argument)
+        if same is not None:
+            return same
         response = described(here.argument)
         response.length = fetch.size
         span = blobs.wanted_range(request, here.argument, fetch.size)
@@ -311,7 +314,7 @@ class Mirror:
         if size < 0:
             raise RemoteError(f"{self.remote.host} does not say how long a blob is")
         if request.method == "HEAD":
-            response = described(here.argument)
+            response = blobs.unchanged(request, here.argument) or described(here.argument)
             response.length = size
             return response
         repository = registry.repository(here.name)

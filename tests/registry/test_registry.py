@@ -87,9 +87,20 @@ def test_a_blob_comes_back_whole_and_in_ranges(client):
 def test_conditions(client):
     digest = push(client, b"x" * 100)
     path = f"/v2/a/b/blobs/{digest}"
-    assert client("GET", path, headers={"If-None-Match": f'"{digest}"'}).status == 304
-    assert client("GET", path, headers={"If-None-Match": f'"x", W/"{digest}"'}).status == 304
-    assert client("GET", path, headers={"If-None-Match": f'W/"{digest}x"'}).status == 200
+    data = image(b"x" * 100)
+    push(client, b"{}")
+    assert put(client, data, "v1").status == 201
+    manifest = "/v2/a/b/manifests/v1"
+    for method in ("GET", "HEAD"):
+        for target, tag in ((path, digest), (manifest, digest_of(data))):
+            for tags in (f'"{tag}"', f'"x", W/"{tag}"', "*"):
+                same = client(method, target, headers={"If-None-Match": tags})
+                assert (same.status, same.body) == (304, b"")
+                assert same.headers["etag"] == f'"{tag}"'
+                assert "content-length" not in same.headers
+            assert client(method, target, headers={"If-None-Match": f'W/"{tag}x"'}).status == 200
+        absent = f"/v2/a/b/blobs/{digest_of(b'absent')}"
+        assert client(method, absent, headers={"If-None-Match": "*"}).status == 404
     ranged = {"Range": "bytes=1-2"}
     assert client("GET", path, headers={**ranged, "If-Range": f'"{digest}"'}).status == 206
     assert client("GET", path, headers={**ranged, "If-Range": '"other"'}).status == 200

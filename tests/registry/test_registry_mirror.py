@@ -38,8 +38,9 @@ def mirror(path: Path, upstream, *options: str):
         yield url
 
 
-def get(url: str, **headers: str) -> tuple[int, Message, bytes]:
-    request = urllib.request.Request(url, headers=headers)
+def get(url: str, method: str = "GET", **headers: str) -> tuple[int, Message, bytes]:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(url, headers=named, method=method)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.headers, answer.read()
@@ -131,9 +132,13 @@ def test_bytes_are_given_out_while_they_come(tmp_path, upstream, image) -> None:
     data, half, go = image.blobs[digest], threading.Event(), threading.Event()
     slowly(upstream, digest, data, half, go)
     with mirror(tmp_path / "s", upstream) as url:
+        same = f"{url}/v2/team/app/blobs/{digest}"
+        assert get(same, "HEAD", If_None_Match=f'"{digest}"')[0] == 304
         with urllib.request.urlopen(f"{url}/v2/team/app/blobs/{digest}", timeout=60) as first:
             assert first.read(1 << 20) == data[: 1 << 20]
             assert not go.is_set()
+            for method in ("GET", "HEAD"):  # what a client has, it need not wait for
+                assert get(same, method, If_None_Match=f'"{digest}"')[::2] == (304, b"")
             request = urllib.request.Request(
                 f"{url}/v2/team/app/blobs/{digest}", headers={"Range": "bytes=5-1004"}
             )
