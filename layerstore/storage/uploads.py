@@ -20,7 +20,7 @@ from .locks import FileLock
 from .raws import PieceHasher, RawWriter
 
 if TYPE_CHECKING:
-    from .index import Write
+    from .index import Snapshot, Write
     from .storage import Storage
 
 
@@ -28,6 +28,8 @@ TTL = 24 * 3600.0
 """Seconds without use after which an upload may go, if nothing else is said."""
 SPARES = 32
 """Ids and serials that are drawn in one commit: one for each upload costs more than a blob."""
+ROOM = 16
+"""Uploads that are reclaimed at a time where their number is limited: whoever begins one waits."""
 
 
 class Spares:
@@ -174,8 +176,8 @@ def begin(storage: Storage, ttl: float = TTL, limit: int | None = None) -> Uploa
     it is empty, no power cut. Raises BusyError where `limit` uploads are open in the store."""
     folder = os.path.join(storage.path, "uploads")
     storage.disk.mkdir(folder)
-    if limit is not None and len(os.listdir(folder)) >= limit:
-        reclaim(storage)
+    if limit is not None and (there := len(os.listdir(folder))) >= limit:
+        reclaim(storage, there - limit + ROOM)
         if len(os.listdir(folder)) >= limit:
             raise BusyError(f"{limit} uploads are open, which is as many as may be")
     return Upload(storage, storage.spares.upload_id(ttl), new=True)
@@ -204,36 +206,39 @@ def size(storage: Storage, upload_id: str) -> int:
     return found
 
 
-def _leased(storage: Storage, upload_id: str) -> bool:
-    with storage.index.read() as snapshot:
-        lease = snapshot.get(Table.LEASES, bytes.fromhex(upload_id))
+def _leased(snapshot: Snapshot, upload_id: str) -> bool:
+    lease = snapshot.get(Table.LEASES, bytes.fromhex(upload_id))
     return lease is not None and not leases.expired(lease)
 
 
-def reclaim(storage: Storage) -> int:
-    """Unlinks uploads whose lease is gone or expired, and that nobody writes; returns the bytes."""
+def reclaim(storage: Storage, most: int | None = None) -> int:
+    """Unlinks uploads whose lease is gone or expired, and that nobody writes, `most` of them; returns
+    the bytes."""
     folder = os.path.join(storage.path, "uploads")
     if not os.path.isdir(folder):
         return 0
-    freed = 0
-    for name in os.listdir(folder):
-        if not is_id(name):
-            continue
-        # Looked before it is locked, too: else whoever goes on with an upload now would find it busy.
-        if _leased(storage, name):
-            continue
+    names = filter(is_id, os.listdir(folder))
+    # Looked before it is locked, too: else whoever goes on with an upload now would find it busy.
+    with storage.index.read() as snapshot:
+        over = [name for name in names if not _leased(snapshot, name)]
+    freed = gone = 0
+    for name in over:
+        if gone == most:
+            break
         lock = FileLock(os.path.join(folder, name))
         if not lock.try_acquire(create=False):
             continue
         try:
             # Locked first, then looked: an upload that begins has its lease before it lets go.
-            if _leased(storage, name):
-                continue
+            with storage.index.read() as snapshot:
+                if _leased(snapshot, name):
+                    continue
             there = os.fstat(lock.fd)
             if there.st_nlink == 1:  # else it is a raw file as well
                 freed += there.st_blocks * 512
             with contextlib.suppress(FileNotFoundError):  # its blob has just been committed
                 storage.disk.unlink(lock.path)
+            gone += 1
         finally:
             lock.release()
     return freed

@@ -13,6 +13,7 @@ from registry.test_registry import digest_of, image, push, put
 import layerstore
 from layerstore.registry import Config, Registry
 from layerstore.registry.config import LimitsConfig, MaintenanceConfig
+from layerstore.storage.uploads import ROOM
 
 
 @pytest.fixture
@@ -88,6 +89,21 @@ def test_uploads_that_nobody_touched_make_room(store):
         assert client("POST", "/v2/a/b/blobs/uploads/").status == 202
         time.sleep(0.05)
     assert len(uploads_of(store)) == 1
+
+
+def test_who_begins_an_upload_clears_away_a_few_at_most(store):
+    """Thousands that were left take seconds to go: nobody's request waits for them."""
+    config = Config(limits=LimitsConfig(open_uploads=40), maintenance=MaintenanceConfig(idle=0.2))
+    client = Client(Registry(store, config))
+    for _ in range(40):
+        assert client("POST", "/v2/a/b/blobs/uploads/").status == 202
+    time.sleep(0.3)
+    assert len(uploads_of(store)) == 40
+    assert client("POST", "/v2/a/b/blobs/uploads/").status == 202
+    assert len(uploads_of(store)) == 40 - ROOM + 1
+    for _ in range(30):
+        assert client("POST", "/v2/a/b/blobs/uploads/").status == 202
+        assert len(uploads_of(store)) <= 40
 
 
 def test_bytes_of_a_manifest(store):
