@@ -70,13 +70,15 @@ class MetricsConfig:
 class MaintenanceConfig:
     """`[maintenance]`: when to optimize and collect. `idle`: seconds that a blob which no manifest
     names, and an upload, is kept after its last use. `quiet`: seconds without a request after which
-    the server counts as idle. `max_used_space`, `min_free_space`: bytes that the store may take, and
-    that are to be free on its filesystem; what can be made or fetched again goes for it."""
+    the server counts as idle; `overdue`: since when what waits for that has not come to its end, if it
+    is to wait no longer. `max_used_space`, `min_free_space`: bytes that the store may take, and that
+    are to be free on its filesystem; what can be made or fetched again goes for it."""
 
     optimize: str = "off"
     gc: str = "off"
     idle: float = 24 * 3600.0
     quiet: float = 30.0
+    overdue: float = 6 * 3600.0
     max_used_space: int | None = None
     min_free_space: int | None = None
 
@@ -258,6 +260,7 @@ def _maintenance(table: _Table) -> MaintenanceConfig:
             gc=table.choice("gc", default.gc, ("idle", "off")),
             idle=table.duration("idle", default.idle),
             quiet=table.duration("quiet", default.quiet),
+            overdue=table.duration("overdue", default.overdue),
             max_used_space=table.size("max_used_space"),
             min_free_space=table.size("min_free_space"),
         )

@@ -1,9 +1,8 @@
 """Several processes on one store: workers that serve, and one at a time that optimizes or collects.
 
 The supervisor opens nothing of the store. Workers share the listening socket, so the kernel hands each
-connection to one that waits; one that dies is started again, and uploads go on in any of them. What
-maintains (upkeep.py) is stopped as soon as requests come back, where it was asked to wait for
-idleness: both jobs lose nothing by that.
+connection to one that waits; one that dies is started again, and uploads go on in any of them.
+schedule.py says when what maintains (upkeep.py) is to run, and to stop.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from .metrics import Metrics
+from .schedule import Schedule
 from .upkeep import maintain
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 TICK = 0.2
 RESTART = 1.0
 """Seconds that a worker stays down at least: one that cannot start must not use up the machine."""
-GC_EVERY = 60.0
-OVER_EVERY = 3600.0
-"""Seconds, at most, until what has run out without a request is looked for."""
 STOP = 30.0
 """Seconds that a process which was told to end has beyond the time of grace, before it is killed."""
 
@@ -73,8 +70,7 @@ class Supervisor:
         self._last: Synchronized[float] = _CONTEXT.Value("d", time.monotonic(), lock=True)
         self._workers: list[tuple[SpawnProcess, float]] = []
         self._job: tuple[str, SpawnProcess, float, str] | None = None
-        self._done_at = {"gc": 0.0, "optimize": 0.0}
-        self._pending = False
+        self._schedule = Schedule(config, time.monotonic())
         self._stop = False
         self._secret = os.urandom(32)
 
@@ -151,59 +147,43 @@ class Supervisor:
     # ---- maintenance --------------------------------------------------------------------------
 
     def _maintain(self) -> None:
-        quiet = time.monotonic() - self._last.value
+        now, last = time.monotonic(), self._last.value
         if self._job is not None:
-            self._watch(quiet)
+            self._watch(now, last)
             return
-        upkeep = self._config.maintenance
-        for what, when in (("optimize", upkeep.optimize), ("gc", upkeep.gc)):
-            if when == "off" or (when == "idle" and quiet < upkeep.quiet):
-                continue
-            done = self._done_at[what]
-            if time.monotonic() - done < min(GC_EVERY, upkeep.quiet):
-                continue
-            # Nothing came since the last time: nothing is to be done, but what time does.
-            if self._last.value < done and not (what == "gc" and self._runs_out(done)):
-                continue
-            report = os.path.join(self._directory, f"{what}.report")
-            process = _CONTEXT.Process(
-                target=maintain,
-                args=(self._path, self._options, upkeep, what, report, self._last),
-            )
-            process.start()
-            self._job = (what, process, time.monotonic(), report)
+        what = self._schedule.next(now, last)
+        if what is None:
             return
-
-    def _runs_out(self, done: float) -> bool:
-        """Whether something may have run out since a gc began that was done: uploads, blobs that no
-        manifest names, what a mirror was to keep for a time; or was held back then."""
-        proxy = self._config.proxy
-        longest = max(
-            self._config.maintenance.idle, (proxy.idle or 0.0) if proxy is not None else 0.0
+        report = os.path.join(self._directory, f"{what}.report")
+        process = _CONTEXT.Process(
+            target=maintain,
+            args=(
+                self._path,
+                self._options,
+                self._config.maintenance,
+                what,
+                report,
+                self._last,
+            ),
         )
-        every = min(OVER_EVERY, longest / 8)
-        if time.monotonic() - done < every:
-            return False
-        # One more begins when all has run out that was asked for last.
-        return self._pending or done <= self._last.value + longest + 1.0
+        process.start()
+        self._job = (what, process, now, report)
 
-    def _watch(self, quiet: float) -> None:
+    def _watch(self, now: float, last: float) -> None:
         if self._job is None:
             return
         what, process, since, report = self._job
         if process.exitcode is None:
-            upkeep = self._config.maintenance
-            waits = getattr(upkeep, what) == "idle"
-            if waits and quiet < min(1.0, upkeep.quiet) and process.pid is not None:
+            if self._schedule.stops(what, now, last) and process.pid is not None:
                 process.terminate()
             return
         code = process.exitcode
         process.close()
         self._job = None
-        self._done_at[what] = since if code == 0 else 0.0
         result = {0: "done", -signal.SIGTERM: "interrupted", 130: "interrupted"}.get(code, "failed")
+        self._schedule.ended(what, since, now, result)
         self._metrics.add("maintenance_runs_total", "what", what, "result", result)
-        self._metrics.add("maintenance_seconds_total", "what", what, by=time.monotonic() - since)
+        self._metrics.add("maintenance_seconds_total", "what", what, by=now - since)
         with contextlib.suppress(OSError, ValueError):
             with open(report, encoding="utf-8") as f:
                 said = json.load(f)
@@ -213,7 +193,7 @@ class Supervisor:
             )
             if "pending_bytes" in said:
                 self._metrics.put("maintenance_pending_bytes", float(said["pending_bytes"]))
-                self._pending = said["pending_bytes"] > 0
+                self._schedule.held_back(said["pending_bytes"] > 0)
         self._metrics.save(now=True)
 
     # ---- the end ------------------------------------------------------------------------------

@@ -145,6 +145,7 @@ class _Run:
         self._stop = stop
         self._began = False
         self._progress = progress
+        self._last: Progress | None = None
         self.condemned_chunks = 0
         self.removed_blobs = 0
         self.freed = 0
@@ -153,12 +154,19 @@ class _Run:
         self.waiting = False
 
     def _tell(self, stage: str, done: int, total: int, unit: str = "blobs") -> None:
-        if self._progress is not None:
-            self._progress(Progress(stage, done, total, unit))
+        self._last = Progress(stage, done, total, unit)
+        self._say()
+
+    def _say(self) -> None:
+        """Says again where the run is: whoever listens may make it give way, so this comes often, and
+        never while the gate is held."""
+        if self._progress is not None and self._last is not None:
+            self._progress(self._last)
 
     def _over(self) -> bool:
         """Asked before each piece of work: whether time is over. Never before the first, so that runs
         that are shorter than a mark get further, too."""
+        self._say()
         began, self._began = self._began, True
         return began and self._stop()
 
@@ -304,7 +312,7 @@ class _Run:
             numbers, blobs = self._candidates(snapshot)
             marker = Marker(storage, numbers)
             self._tell("mark", 0, len(blobs))
-            marker.mark(snapshot)
+            marker.mark(snapshot, between=self._say)
 
         def work(tx: Write) -> int | None:
             if tx.get(Table.META, b"condemned") is not None:
@@ -345,7 +353,7 @@ class _Run:
         marker = Marker(storage, condemned.runs)
         with storage.index.read() as snapshot:
             self._verify_sums(snapshot)
-            marker.mark(snapshot, condemned.blobs)
+            marker.mark(snapshot, condemned.blobs, between=self._say)
             # What an earlier run did not come to. Manifests before what they name.
             numbers, blobs = self._candidates(snapshot)
         dead = sorted(condemned.blobs & blobs, reverse=True)
