@@ -42,16 +42,19 @@ class Spares:
         self._ids: dict[float, list[bytes]] = {}
         self._serials: list[int] = []
 
-    def _draw(self, ttl: float) -> list[bytes]:
-        ids = [secrets.token_bytes(8) for _ in range(SPARES)]
+    def _draw(self, ttl: float | None) -> list[bytes]:
+        """Ids, if a ttl is given for their leases, and as many serials as are lacking: an upload that
+        comes to nothing takes none."""
+        ids = [secrets.token_bytes(8) for _ in range(0 if ttl is None else SPARES)]
+        lacking = SPARES - len(self._serials)
 
         def work(tx: Write) -> int:
             for lease in ids:
-                leases.create_upload(tx, lease, ttl)
-            return tx.draw(b"next_raw", SPARES)
+                leases.create_upload(tx, lease, ttl or TTL)
+            return tx.draw(b"next_raw", lacking) if lacking else 0
 
         first = self._storage.index.update(work)
-        self._serials += range(first, first + SPARES)
+        self._serials += range(first, first + lacking)
         return ids
 
     def upload_id(self, ttl: float) -> str:
@@ -72,7 +75,7 @@ class Spares:
         reserve.refuse_writers(self._storage)
         with self._mutex:
             if not self._serials:
-                self._ids.setdefault(TTL, []).extend(self._draw(TTL))
+                self._draw(None)
             return self._serials.pop(0)
 
     def close(self) -> None:

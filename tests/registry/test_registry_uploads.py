@@ -28,6 +28,7 @@ from layerstore.storage.index import Table
 from layerstore.storage.operation import Operation
 from layerstore.storage.raws import PieceHasher
 from layerstore.storage.rows import PIECE, PIECE_HASH, dump
+from layerstore.storage.uploads import SPARES
 
 UPLOADS = "/v2/a/b/blobs/uploads/"
 SIZE = 70_001
@@ -186,6 +187,24 @@ def test_uploads_that_were_left_take_little_memory(client):
     finally:
         tracemalloc.stop()
     assert grown < 32 * 8192
+
+
+def test_what_is_drawn_for_uploads_ahead_is_bounded(tmp_path):
+    """However many begin and come to nothing here, or are finished by a handle that begins none."""
+    with layerstore.open(tmp_path / "store") as begins, layerstore.open(tmp_path / "store") as ends:
+        where = begins.repository("a")
+        for number in range(3 * SPARES):
+            upload = where.upload()
+            upload.write(b"%5000d" % number)
+            upload.close()
+            if number % 2:
+                ends.repository("a").resume(upload.id).commit()
+        assert len(begins._storage.spares._serials) <= SPARES
+        assert not ends._storage.spares._ids
+        with begins._storage.index.read() as snapshot:
+            kinds = [json.loads(value)["kind"] for _, value in snapshot.items(Table.LEASES)]
+        # Those that are open, and what is left of the last draw.
+        assert kinds.count("upload") <= 3 * SPARES / 2 + SPARES
 
 
 def test_many_clients_in_one_upload_leave_it_whole(url, served):
