@@ -7,13 +7,10 @@ from dataclasses import replace
 
 from ..registry import Config, LogConfig, Options, ProxyConfig, load
 from ..registry import serve as run
+from ..registry.mirror import SILENCE, TRIES
 from .context import Context
 from .parser import UsageError
 from .verbs_transfer import remote_options
-
-UPSTREAM_SILENCE = 30.0
-"""Seconds that an upstream may be silent, while clients wait for what comes from it."""
-UPSTREAM_TRIES = 3
 
 
 def serve(context: Context) -> None:
@@ -33,7 +30,7 @@ def serve(context: Context) -> None:
     options = Options(
         raw_cache=context.raw_cache(),
         timeout=args.timeout,
-        remote=replace(remote_options(args), timeout=UPSTREAM_SILENCE, tries=UPSTREAM_TRIES),
+        remote=replace(remote_options(args), timeout=SILENCE, tries=TRIES),
     )
     run(store, config, options=options, ready=ready)
 

@@ -149,11 +149,13 @@ class AccessConfig:
 @dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """`[proxy]`: which registry this one mirrors, for how many seconds a tag is believed, and for how
-    many an image is kept that nobody asks for (None: for good)."""
+    many an image is kept that nobody asks for (None: for good); `slowest`: the bytes a second below
+    which what comes of it is given up."""
 
     upstream: str
     ttl: float = 3600.0
     idle: float | None = None
+    slowest: int = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +345,11 @@ def _proxy(table: _Table) -> ProxyConfig:
         raise table.wrong("upstream", "a registry: docker://HOST")
     ttl = table.duration("ttl", 3600.0, zero=True)
     idle = table.duration("idle", 0.0) if table.has("idle") else None
-    return table.done(ProxyConfig(upstream, ttl, idle))
+    slowest = table.size("slowest")
+    default = ProxyConfig(upstream)
+    return table.done(
+        ProxyConfig(upstream, ttl, idle, default.slowest if slowest is None else slowest)
+    )
 
 
 class _Table:

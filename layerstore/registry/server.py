@@ -18,7 +18,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 
 from .. import InvalidInputError, RemoteOptions, Store, UnsupportedError
@@ -26,7 +26,7 @@ from .app import Registry
 from .config import Config, Tls
 from .logs import AccessLog
 from .metrics import Metrics
-from .mirror import Mirror
+from .mirror import SILENCE, TRIES, Mirror
 
 BACKLOG = 512
 KEEP_ALIVE = 60
@@ -202,7 +202,10 @@ def run(
             ttl=config.proxy.ttl,
             idle=config.proxy.idle,
             shared=shared,
-            options=options.remote,
+            options=replace(
+                options.remote or RemoteOptions(timeout=SILENCE, tries=TRIES),
+                slowest=config.proxy.slowest,
+            ),
         )
     registry = Registry(
         store,

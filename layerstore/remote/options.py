@@ -11,12 +11,14 @@ class RemoteOptions:
     `authfile`: read this file only. `tls_verify` False: certificates are not checked, and a registry
     that speaks no TLS is spoken to in plain HTTP, which else is done on loopback only. `cert_dir`:
     `*.crt` are further authorities, `*.cert` with `*.key` the client's certificate. `timeout`: seconds
-    that a connection may be silent. `tries`: how often a request is made that fails for reasons which
-    may pass."""
+    that a connection may be silent; `slowest`: bytes a second below which one that is waited for counts
+    as silent, too (0: none). `tries`: how often a request is made that fails for reasons which may
+    pass."""
 
     creds: str | None = field(default=None, repr=False)
     authfile: str | None = None
     tls_verify: bool = True
     cert_dir: str | None = None
     timeout: float = 60.0
+    slowest: int = 0
     tries: int = 6

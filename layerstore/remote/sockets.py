@@ -2,8 +2,10 @@
 
 A read that waits in the kernel for a silent server sees nothing of a stop that another thread asked
 for. Here all waiting is for at most `SLICE` seconds, then it is looked whether there is still reason to
-wait; how long a connection may be silent is the socket's timeout, as everywhere. Looking up a name
-cannot be broken off at all: it is left alone in a thread of its own.
+wait; how long a connection may be silent is the socket's timeout, as everywhere. A server that says a
+byte now and then would hold a thread for ever: what comes, while it is waited for, comes at a rate, or
+the connection counts as silent. Looking up a name cannot be broken off at all: it is left alone in a
+thread of its own.
 """
 
 from __future__ import annotations
@@ -30,6 +32,12 @@ class _Patient:
     """What the sockets of plain and of TLS connections have in common."""
 
     stopped: threading.Event
+    slowest: int
+    """Bytes a second that have to come while they are waited for, looked at each time that as long was
+    waited as the socket's timeout; 0: any."""
+
+    _waited = 0.0
+    _came = 0
 
     if TYPE_CHECKING:  # of the socket
 
@@ -57,9 +65,30 @@ class _Patient:
                     wanted = select.POLLOUT
                 except BlockingIOError:
                     wanted = otherwise
+                began = time.monotonic()
                 self._wait(wanted, end)
+                if wanted == select.POLLIN:
+                    self._judge(time.monotonic() - began, timeout)
         finally:
             self.settimeout(timeout)
+
+    def _judge(self, waited: float, window: float | None) -> None:
+        """Raises TimeoutError for a server that was waited for long, and sent little."""
+        self._waited += waited
+        if not self.slowest or window is None or self._waited < window:
+            return
+        if self._came < self.slowest * self._waited:
+            raise TimeoutError(f"fewer than {self.slowest} bytes a second came")
+        self._waited, self._came = 0.0, 0
+
+    def _arrived(self, size: int) -> int:
+        self._came += size
+        return size
+
+    def _asked(self, size: int) -> int:
+        """What is sent is a new question: its answer may take its time again."""
+        self._waited, self._came = 0.0, 0
+        return size
 
     def _wait(self, wanted: int, end: float | None) -> None:
         poll = select.poll()
@@ -89,11 +118,11 @@ class PatientSocket(_Patient, socket.socket):
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         receive = super().recv_into
-        return self._patiently(lambda: receive(buffer, nbytes, flags), select.POLLIN)
+        return self._arrived(self._patiently(lambda: receive(buffer, nbytes, flags), select.POLLIN))
 
     def send(self, data: ReadableBuffer, flags: int = 0) -> int:
         send = super().send
-        return self._patiently(lambda: send(data, flags), select.POLLOUT)
+        return self._asked(self._patiently(lambda: send(data, flags), select.POLLOUT))
 
     def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         with memoryview(data) as view, view.cast("B") as octets:
@@ -111,23 +140,31 @@ class PatientTLS(_Patient, ssl.SSLSocket):
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int | None = None, flags: int = 0) -> int:
         receive = super().recv_into
-        return self._patiently(lambda: receive(buffer, nbytes, flags), select.POLLIN)
+        return self._arrived(self._patiently(lambda: receive(buffer, nbytes, flags), select.POLLIN))
 
     def send(self, data: ReadableBuffer, flags: int = 0) -> int:
         send = super().send
-        return self._patiently(lambda: send(data, flags), select.POLLOUT)
+        return self._asked(self._patiently(lambda: send(data, flags), select.POLLOUT))
 
 
-def watching(context: ssl.SSLContext, stopped: threading.Event) -> ssl.SSLContext:
+def watching(context: ssl.SSLContext, stopped: threading.Event, slowest: int = 0) -> ssl.SSLContext:
     """The context, of whose connections no wait outlives a stop."""
-    context.sslsocket_class = type("Bound", (PatientTLS,), {"stopped": stopped})
+    bound = {"stopped": stopped, "slowest": slowest}
+    context.sslsocket_class = type("Bound", (PatientTLS,), bound)
     return context
 
 
-def connect(host: str, port: int, timeout: float | None, stopped: threading.Event) -> socket.socket:
+def connect(
+    host: str,
+    port: int,
+    timeout: float | None,
+    stopped: threading.Event,
+    slowest: int = 0,
+) -> socket.socket:
     """A TCP connection to the first address of a name that has one. Raises gaierror, TimeoutError,
     OSError."""
-    kind: type[PatientSocket] = type("Bound", (PatientSocket,), {"stopped": stopped})
+    bound = {"stopped": stopped, "slowest": slowest}
+    kind: type[PatientSocket] = type("Bound", (PatientSocket,), bound)
     failed = OSError(errno.EHOSTUNREACH, "the name has no address")
     for family, what, protocol, _, address in _look_up(host, port, stopped):
         made = kind(family, what, protocol)

@@ -185,12 +185,14 @@ class Wire:
                     raise InvalidInputError(
                         f"the environment names a proxy that cannot be used: {_reason(e)}"
                     ) from e
-                pool.pool_classes_by_scheme = _pools(self._stopped)
+                pool.pool_classes_by_scheme = _pools(self._stopped, self._options.slowest)
                 self._pools[proxy, own] = pool
             return pool
 
     def _context(self, own: bool) -> ssl.SSLContext:
-        context = sockets.watching(ssl.create_default_context(), self._stopped)
+        context = sockets.watching(
+            ssl.create_default_context(), self._stopped, self._options.slowest
+        )
         if not self._options.tls_verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -208,7 +210,7 @@ class Wire:
         return context
 
 
-def _pools(stopped: threading.Event) -> dict[str, type[HTTPConnectionPool]]:
+def _pools(stopped: threading.Event, slowest: int) -> dict[str, type[HTTPConnectionPool]]:
     """Pools of connections that do not wait any more once the work was stopped."""
 
     from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, connection
@@ -218,7 +220,7 @@ def _pools(stopped: threading.Event) -> dict[str, type[HTTPConnectionPool]]:
         host, timeout = made.host.strip("[]"), made.timeout
         seconds = timeout if isinstance(timeout, int | float) else None
         try:
-            return sockets.connect(host, made.port, seconds, stopped)
+            return sockets.connect(host, made.port, seconds, stopped, slowest)
         except socket.gaierror as e:
             raise NameResolutionError(made.host, made, e) from e
         except TimeoutError as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import http.client
@@ -19,6 +20,9 @@ from oci import oci_make as make
 from registry.test_registry_server import serving, serving_with
 
 import layerstore
+from layerstore import RemoteOptions
+from layerstore.registry import Mirror, Registry
+from layerstore.registry.mirror import FETCHES
 
 KIND = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -327,3 +331,79 @@ def test_content_that_another_repository_brought_is_not_fetched_again(
         for name in ("team/app", "other/app"):
             assert get(f"{url}/v2/{name}/blobs/{digest}")[2] == image.blobs[digest]
     assert len(upstream.asked("GET", digest)) == 1
+
+
+def test_an_upstream_that_drips_holds_no_others(tmp_path, upstream) -> None:
+    """As many blobs as are fetched at a time come a byte now and then: they are given up, and what
+    waits behind them comes."""
+    dripping = {f"sha256:{n:064x}": bytes(100_000) for n in range(FETCHES)}
+    good = os.urandom(10_000)
+    wanted = "sha256:" + hashlib.sha256(good).hexdigest()
+    upstream.blobs |= {("a", digest): data for digest, data in {**dripping, wanted: good}.items()}
+    over, begun = threading.Event(), threading.Barrier(FETCHES + 1)
+
+    def drip(handler, seen) -> bool:
+        digest = seen.path.rpartition("/")[2]
+        if seen.method != "GET" or digest not in dripping:
+            return False
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(dripping[digest])))
+        handler.end_headers()
+        begun.wait(60)
+        while not over.wait(0.05):
+            handler.wfile.write(b"x")
+        return True
+
+    upstream.odd = drip
+    options = RemoteOptions(timeout=1.0, tries=1, slowest=4096)
+
+    async def ask() -> tuple[list[str], tuple[int, bytes]]:
+        def path(digest: str) -> str:
+            return f"/v2/a/blobs/{digest}"
+
+        slow = [asyncio.ensure_future(said(application, path(digest))) for digest in dripping]
+        await asyncio.to_thread(begun.wait, 60)
+        other = await said(application, path(wanted))
+        return [str(one) for one in await asyncio.gather(*slow, return_exceptions=True)], other
+
+    with layerstore.open(tmp_path / "s") as store:
+        mirror = Mirror(f"docker://{upstream.host}", options=options)
+        application = Registry(store, mirror=mirror)
+        try:
+            slow, other = asyncio.run(asyncio.wait_for(ask(), 60))
+        finally:
+            over.set()
+            mirror.close()
+    assert other == (200, good)
+    for one in slow:
+        assert "502" in one
+        assert "bytes a second" in one
+
+
+async def said(application: Registry, path: str) -> tuple[int, bytes]:
+    """What it answers to a GET."""
+    asked = False
+    status, body = 0, bytearray()
+
+    async def receive() -> dict[str, object]:
+        nonlocal asked
+        if asked:
+            await asyncio.Event().wait()
+        asked = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, object]) -> None:
+        nonlocal status
+        status = message.get("status", status)
+        body.extend(message.get("body", b""))
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [],
+    }
+    await application(scope, receive, send)
+    return status, bytes(body)

@@ -7,6 +7,7 @@ import json
 import os
 import ssl
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,21 @@ def test_certificates_are_checked_and_a_directory_adds_to_them(store, tmp_path) 
         store.import_image(where, remote=options(tls_verify=False))
         with pytest.raises(layerstore.NotFoundError):
             store.import_image(where, remote=options(cert_dir=str(tmp_path / "none")))
+
+        def drip(handler, seen) -> bool:
+            if "/manifests/" not in seen.path:
+                return False
+            handler.send_response(200)
+            handler.end_headers()
+            for _ in range(200):
+                handler.wfile.write(b"x")
+                time.sleep(0.05)
+            return True
+
+        upstream.odd = drip
+        hurried = options(cert_dir=str(folder), timeout=0.5, tries=1, slowest=1000)
+        with pytest.raises(layerstore.RemoteError, match="fewer than 1000 bytes a second"):
+            store.import_image(where, remote=hurried)
 
 
 def test_proxies_of_the_environment_are_used(store, upstream, proxy, monkeypatch) -> None:

@@ -206,6 +206,50 @@ def test_a_slow_server_is_waited_for(store, upstream) -> None:
     same(store, small)
 
 
+@pytest.mark.parametrize(
+    ("what", "slowest"), [("blob", 4000), ("manifest", 4000), ("header", 4000), ("blob", 0)]
+)
+def test_a_server_that_drips_is_given_up_where_there_is_a_limit(
+    store, upstream, image, what, slowest
+) -> None:
+    """It is never silent for as long as it may be, and would hold us for minutes."""
+    over, dripped, digest = threading.Event(), [], big_layer(image)
+    size = len(image.blobs[digest])
+
+    def drip(handler, seen) -> bool:
+        if seen.method != "GET" or (digest if what == "blob" else "/manifests/1") not in seen.path:
+            return False
+        if what != "header":
+            handler.send_response(200)
+            handler.send_header("Content-Type", image.media_type)
+            handler.send_header("Content-Length", str(size))
+            handler.end_headers()
+        data = b"HTTP/1.1 200 OK\r\nX: " if what == "header" else b""
+        while not over.wait(0.05):
+            handler.wfile.write(data or b"x" * 10)
+            data = b""
+            dripped.append(time.monotonic())
+        handler.cut()
+        return True
+
+    upstream.odd = drip
+    options = layerstore.RemoteOptions(timeout=0.5, tries=2, slowest=slowest)
+    ending = threading.Timer(20 if slowest else 3, over.set)
+    ending.start()
+    began = time.monotonic()
+    with pytest.raises(layerstore.LayerstoreError) as refused:
+        pull(store, upstream, remote=options)
+    took = time.monotonic() - began
+    over.set()
+    ending.cancel()
+    assert len(dripped) > 8
+    if slowest:
+        assert "fewer than 4000 bytes a second" in str(refused.value)
+        assert took < 15
+    else:
+        assert took > 2.5
+
+
 def wrong_bytes(handler, data: bytes) -> None:
     handler.answer(200, bytes(len(data)))
 
