@@ -202,14 +202,17 @@ class Store:
         self._storage.check_usable()
         return Repository(self._content, name, idle, limits or RepositoryLimits(), lent)
 
-    def repositories(self, after: str = "", limit: int | None = None) -> list[str]:
-        """Names of the repositories behind `after`, sorted, at most `limit`."""
+    def repositories(
+        self, after: str = "", limit: int | None = None, prefix: str = ""
+    ) -> list[str]:
+        """Names of the repositories behind `after` that begin with `prefix`, sorted, at most `limit`.
+        What it costs is theirs alone, however many others there are."""
         from itertools import islice
 
         from .storage.repositories import names
 
         with self._storage.index.read() as snapshot:
-            return list(islice(names(snapshot, after), limit))
+            return list(islice(names(snapshot, after, prefix), limit))
 
     def referrers(self, digest: str) -> list[str]:
         """Digests of the manifests whose subject is `digest`."""

@@ -34,12 +34,33 @@ class Caller:
             allowed = self.policy.rights(self.name, repository)
         return right in allowed
 
+    def beginnings(self) -> list[str]:
+        """What the names begin with of all repositories that the caller may pull: sorted, and no name
+        begins with two of them."""
+        if self.token is None:
+            found = self.policy.beginnings(self.name)
+        else:
+            found = self.policy.beginnings(None)
+            found |= {name for name, rights in self.token.items() if "pull" in rights}
+        out: list[str] = []
+        for one in sorted(found):
+            if not out or not one.startswith(out[-1]):
+                out.append(one)
+        return out
+
 
 @dataclass(frozen=True, slots=True)
 class _Grant:
     users: frozenset[str]
     repositories: re.Pattern[str]
+    beginnings: frozenset[str]
     rights: frozenset[str]
+
+    def concerns(self, name: str | None) -> bool:
+        """Whether it gives its rights to a user (None: anybody)."""
+        if "@anyone" in self.users:
+            return True
+        return name is not None and ("@users" in self.users or name in self.users)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +78,7 @@ class Policy:
             _Grant(
                 frozenset(rule.users),
                 re.compile("|".join(map(_expression, rule.repositories))),
+                frozenset(pattern.partition("*")[0] for pattern in rule.repositories),
                 rule.rights,
             )
             for rule in access.rules
@@ -69,12 +91,19 @@ class Policy:
             return ALL
         out: set[str] = set()
         for grant in self.grants:
-            if (
-                "@anyone" in grant.users
-                or (name is not None and ("@users" in grant.users or name in grant.users))
-            ) and grant.repositories.fullmatch(repository):
+            if grant.concerns(name) and grant.repositories.fullmatch(repository):
                 out |= grant.rights
         return frozenset(out)
+
+    def beginnings(self, name: str | None) -> set[str]:
+        """What the names of all repositories begin with that a user (None: anybody) may pull."""
+        if self.open:
+            return {""}
+        out: set[str] = set()
+        for grant in self.grants:
+            if grant.concerns(name) and "pull" in grant.rights:
+                out |= grant.beginnings
+        return out
 
     def anyone_may_pull(self) -> bool:
         """Whether there is anything that may be read without saying who one is."""

@@ -56,12 +56,14 @@ async def catalog(registry: Registry, route: Route, request: Request) -> Respons
     if len(last) > routes.MAX_NAME:
         raise Failure(400, "NAME_INVALID", "`last` is longer than any name")
     found: list[str] = []
-    while len(found) <= limit:
-        names = await registry.run(registry.store.repositories, last, PAGE)
-        found += [name for name in names if request.caller.may("pull", name)]
-        if len(names) < PAGE:
-            break
-        last = names[-1]
+    for beginning in request.caller.beginnings():
+        after, asked = last, limit + 1
+        while len(found) <= limit:
+            names = await registry.run(registry.store.repositories, after, asked, beginning)
+            found += [name for name in names if request.caller.may("pull", name)]
+            if len(names) < asked:
+                break
+            after, asked = names[-1], min(2 * asked, PAGE)  # some were not for this caller
     more, found = len(found) > limit, found[:limit]
     return linked(document({"repositories": found}), "/v2/_catalog", found, limit, more)
 

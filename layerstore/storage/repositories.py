@@ -90,11 +90,12 @@ def keys(snapshot: Snapshot) -> Iterator[tuple[str, bytes]]:
         yield name.decode(), digest
 
 
-def names(snapshot: Snapshot, after: str = "") -> Iterator[str]:
-    """Names of repositories behind `after`, sorted; one look-up each."""
-    start = after.encode() + b"\1" if after else b""
+def names(snapshot: Snapshot, after: str = "", prefix: str = "") -> Iterator[str]:
+    """Names of repositories behind `after` that begin with `prefix`, sorted; one look-up each."""
+    begins = prefix.encode()
+    start = max(begins, after.encode() + b"\1" if after else b"")
     while True:
-        row = next(iter(snapshot.items(Table.MEMBERS, start=start)), None)
+        row = next(iter(snapshot.items(Table.MEMBERS, begins, start=start)), None)
         if row is None:
             return
         name = row[0].partition(b"\0")[0]

@@ -13,6 +13,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import given
+from hypothesis import strategies as st
 from registry.asgi import Client
 from registry.test_registry import digest_of, image, push, put
 
@@ -23,6 +25,7 @@ from layerstore.registry.config import AccessConfig, Rule, TokenConfig
 from layerstore.registry.passwords import Passwords, TooManyLogins, read
 from layerstore.registry.tokens import TokenRefused, Tokens
 from layerstore.registry.tokens import read as read_keys
+from layerstore.storage.index import Snapshot
 
 ALL = frozenset(("pull", "create", "overwrite", "delete"))
 
@@ -217,6 +220,64 @@ def test_the_catalog_lists_what_may_be_pulled(full, anybody, ann, bob):
         path = answer.headers.get("link", "").partition(">")[0].lstrip("<")
     assert seen == ["bob/x", "public/a", "public/b", "shared/one"]
     assert bob("GET", "/v2/_catalog?last=" + "z" * 300).code == "NAME_INVALID"
+
+
+NAMES = sorted(f"{space}/{n:03}" for space in ("a", "a-b", "a/b", "m", "z") for n in range(60))
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A store with many repositories."""
+    with layerstore.open(tmp_path_factory.mktemp("many") / "store") as opened:
+        digest = opened.repository(NAMES[0]).put_blob(b"x").digest
+        for name in NAMES[1:]:
+            opened.repository(name).mount(digest, opened.repository(NAMES[0]))
+        yield opened
+
+
+def pages(client, size: int) -> list[list[str]]:
+    out, path = [], f"/v2/_catalog?n={size}"
+    while path:
+        answer = client("GET", path)
+        out.append(answer.json()["repositories"])
+        path = answer.headers.get("link", "").partition(">")[0].lstrip("<")
+    return out
+
+
+PATTERNS = ("**", "*", "a/*", "a/**", "a*/0**", "a-b/*", "a/b/01*", "*/059", "m/001", "m/**", "q/*")
+
+
+@given(st.lists(st.sampled_from(PATTERNS), max_size=4), st.sampled_from((1, 7, 60, 1000)))
+def test_pages_of_the_catalog_are_all_that_may_be_pulled(many, patterns, size):
+    policy = AccessConfig(rules=tuple(rule("@anyone", one, "pull") for one in patterns))
+    client = Client(Registry(many, Config(access=policy)))
+    allowed = Policy.of(policy)
+    found = pages(client, size)
+    listed = [name for page in found for name in page]
+    assert listed == [name for name in NAMES if allowed.rights(None, name)]
+    assert all(len(page) == size for page in found[:-1])
+
+
+@pytest.mark.parametrize("pattern", ["**", "z/*", "m/05*"])
+def test_a_page_of_the_catalog_reads_what_it_shows(many, pattern, monkeypatch):
+    """Neither the names before it, nor all behind it, nor those that its caller must not see."""
+    client = Client(
+        Registry(many, Config(access=AccessConfig(rules=(rule("@anyone", pattern, "pull"),))))
+    )
+    read = []
+    real = Snapshot.items
+
+    def watched(self, table, *words, **more):
+        for row in real(self, table, *words, **more):
+            read.append(row)
+            yield row
+
+    monkeypatch.setattr(Snapshot, "items", watched)
+    last = "m/049" if pattern == "m/05*" else "z/029"
+    assert client("GET", f"/v2/_catalog?n=2&last={last}").json()["repositories"] == [
+        f"{last[:2]}{int(last[2:]) + n:03}" for n in (1, 2)
+    ]
+    assert len(read) <= 3
 
 
 def test_the_base_says_whether_credentials_are_right(anybody, bob, registry):
