@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import socket
 import subprocess
 import time
@@ -18,13 +19,13 @@ from pathlib import Path
 import bcrypt
 import pytest
 from registry.issuer import ISSUER, PASSWORD, SERVICE, USER, issuing
-from registry.test_registry_clients import containerd, digest_at, engine, run
+from registry.test_registry_clients import containerd, digest_at, engine, programs, run
 from registry.test_registry_server import serving_with, skopeo
 
 import layerstore
 from layerstore import RemoteOptions
 
-__all__ = ["engine"]
+__all__ = ["engine", "programs"]
 LOGIN = f"{USER}:{PASSWORD}"
 RULES = """
 [[access.rules]]
@@ -164,6 +165,76 @@ def test_real_clients_with_and_without_a_login(host, files, layout, engine, tmp_
     assert raw == skopeo("inspect", "--raw", source).strip()
     with layerstore.open(tmp_path / "s") as store:
         ours(store, host, digest)
+
+
+@pytest.mark.needs("root", "buildah", "podman", "skopeo")
+def test_buildah_with_and_without_a_login(host, files, layout, engine):
+    nobody, known = files(host)
+    for name in ("open/app", "own/app"):
+        words = ["copy", "-q", "--dest-tls-verify=false", "--dest-authfile", known]
+        skopeo(*words, f"oci:{layout}:1", f"docker://{host}/{name}:1")
+    words = ("--tls-verify=false", "-q", "--authfile")
+    engine("buildah", "pull", *words, nobody, f"{host}/open/app:1")
+    push = (f"{host}/open/app:1", f"docker://{host}/open/again:1")
+    for may_not in (("pull", *words, nobody, f"{host}/own/app:1"), ("push", *words, nobody, *push)):
+        with pytest.raises(AssertionError, match=r"unauthorized|denied"):
+            engine("buildah", *may_not)
+    engine("buildah", "pull", *words, known, f"{host}/own/app:1")
+    engine("buildah", "push", *words, known, *push)
+
+
+class GoClient:
+    """What crane, oras and regctl are told to give a manifest, and to push an image of a layout; with
+    the configuration of somebody who has logged in by skopeo, or of nobody."""
+
+    def __init__(self, program: Path, host: str, home: Path) -> None:
+        self._program, self._host = program, host
+        self._home = {"HOME": str(home), "DOCKER_CONFIG": str(home)}
+        if program.name == "regctl":
+            run(program, "registry", "set", host, "--tls", "disabled", "--skip-check", **self._home)
+
+    def pull(self, name: str) -> str:
+        words = {
+            "crane": ("manifest", "--insecure"),
+            "oras": ("manifest", "fetch", "--plain-http"),
+            "regctl": ("manifest", "get", "--format", "raw-body"),
+        }[self._program.name]
+        return run(self._program, *words, f"{self._host}/{name}", **self._home)
+
+    def push(self, layout: Path, name: str) -> None:
+        target = f"{self._host}/{name}"
+        words = {
+            "crane": ("push", "--insecure", layout, target),
+            "oras": ("copy", "--from-oci-layout", f"{layout}:1", "--to-plain-http", target),
+            "regctl": ("image", "copy", f"ocidir://{layout}:1", target),
+        }[self._program.name]
+        run(self._program, *words, **self._home)
+
+
+@pytest.mark.needs("skopeo")
+@pytest.mark.parametrize("program", ["crane", "oras", "regctl"])
+def test_clients_of_go_with_and_without_a_login(request, program, programs, host, files, layout):
+    clients = []
+    for file in files(host):
+        home = Path(file).with_suffix("")
+        home.mkdir()
+        shutil.copy(file, home / "config.json")
+        clients.append(GoClient(programs / program, host, home))
+    nobody, ann = clients
+    if program == "crane" and request.node.callspec.params["host"] == "token":
+        # By its own rule it asks for no token on loopback but at the registry's own address.
+        with pytest.raises(AssertionError, match="private or link-local address"):
+            ann.push(layout, "own/app:1")
+        return
+    raw = skopeo("inspect", "--raw", f"oci:{layout}:1").strip()
+    for name in ("open/app:1", "own/app:1"):
+        ann.push(layout, name)
+        assert ann.pull(name) == raw
+        with pytest.raises(AssertionError, match=r"(?i)unauthorized|denied|credential"):
+            nobody.push(layout, f"{name}-new")
+    assert nobody.pull("open/app:1") == raw
+    with pytest.raises(AssertionError, match=r"(?i)unauthorized|denied|credential"):
+        nobody.pull("own/app:1")
 
 
 def ours(store: layerstore.Store, host: str, digest: str) -> None:
