@@ -36,6 +36,11 @@ MARGIN = 5
 GONE = 300
 """Seconds after which a peer that acknowledges nothing is taken for gone."""
 
+TICKS = 10
+"""Calls of `on_tick` in a second (uvicorn)."""
+TRIM_EVERY = 30.0
+"""Seconds until freed memory that lies between what is in use goes back to the kernel once more."""
+
 _MALLOPT = {-8: 2, -1: 16 << 20, -3: 2 << 20}
 """mallopt(3): at most 2 arenas (M_ARENA_MAX); 16 MiB freed at the end of each may stay
 (M_TRIM_THRESHOLD); from 2 MiB on an allocation is a mapping of its own (M_MMAP_THRESHOLD)."""
@@ -155,6 +160,8 @@ def run(
     class Server(uvicorn.Server):
         """Ends on a signal, and leaves it at that: a stop that was asked for is no failure."""
 
+        trimming: asyncio.Future[None] | None = None
+
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             def stop(number: int, frame: FrameType | None) -> None:
@@ -170,6 +177,8 @@ def run(
 
         async def on_tick(self, counter: int) -> bool:
             registry.metrics.save()
+            if counter % int(TRIM_EVERY * TICKS) == 0:
+                self.trimming = asyncio.ensure_future(registry.run(_give_back))
             # A supervisor ends its workers; one that was killed cannot.
             alone = metrics is not None and os.getppid() != parent
             return await super().on_tick(counter) or alone
@@ -239,8 +248,16 @@ def run(
 def _keep_freed_memory() -> None:
     """The pieces of blobs that are being sent come and go all the time. glibc would give each back to
     the kernel, which then has to map and clear it for the next: a fifth of what a pull costs. An arena
-    for each thread would keep many times as much."""
+    for each thread would keep many times as much. What is small and stays, such as the state of an
+    upload that was left, comes to lie between them: `_give_back` is for the holes in between."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for what, value in _MALLOPT.items():
             mallopt(ctypes.c_int(what), ctypes.c_int(value))
+
+
+def _give_back() -> None:
+    """To the kernel, now and then, whole pages of what is free anywhere (malloc_trim(3))."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))

@@ -185,3 +185,33 @@ def test_the_specification_s_own_suite(tmp_path):
     assert done.returncode == 0, said[-4000:]
     assert "FAIL" not in said.partition("API conformance:")[2]
     assert "Skip" not in said.partition("API conformance:")[2]
+
+
+FRAGMENTS = """
+import re
+from layerstore.registry.server import _give_back, _keep_freed_memory
+
+def resident():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) >> 10
+
+_keep_freed_memory()
+pieces, small = [], []
+for n in range(600):
+    pieces.append(bytes(100_000))
+    small.append(bytes(2000))
+full = resident()
+del pieces
+freed = resident()
+_give_back()
+print(full, freed, resident())
+"""
+
+
+def test_memory_between_what_is_in_use_goes_back():
+    """What is small and stays lies between pieces of blobs that are gone."""
+    done = subprocess.run(
+        [sys.executable, "-c", FRAGMENTS], check=True, capture_output=True, text=True
+    )
+    full, freed, after = map(int, done.stdout.split())
+    assert freed > full - 20  # that is why
+    assert after < full - 25
