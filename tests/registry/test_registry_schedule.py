@@ -169,8 +169,15 @@ def test_a_server_that_is_never_idle_collects(tmp_path):
             with layerstore.open(tmp_path / "store") as store:
                 assert [blob.digest for blob in store.blobs()] == [digest]
                 awaited(lambda: not list(store.blobs()))
-            done = 'layerstore_maintenance_runs_total{what="gc",result="done"}'
-            awaited(lambda: done in samples(get(f"{url}/metrics").decode()))
+
+            def counted() -> dict[str, float] | None:
+                found = samples(get(f"{url}/metrics").decode())
+                done = 'layerstore_maintenance_runs_total{what="gc",result="done"}'
+                return found if found.get(done) else None
+
+            found = awaited(counted)
+            assert found['layerstore_maintenance_seconds_total{what="gc"}'] > 0
+            assert 'layerstore_maintenance_freed_bytes_total{what="gc"}' in found
         finally:
             over.set()
             asking.join()
