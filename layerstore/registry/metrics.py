@@ -10,7 +10,9 @@ from __future__ import annotations
 import bisect
 import contextlib
 import json
+import math
 import os
+import threading
 import time
 from collections.abc import Iterable
 
@@ -20,7 +22,9 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 """Upper ends of the latencies' buckets, in seconds."""
 SAVE_EVERY = 1.0
 STATS_EVERY = 60.0
-"""Seconds that the sizes of the store are believed: to count them takes a walk over it."""
+"""Seconds, at least, that the sizes of the store are believed: to count them takes a walk over it."""
+STATS_SHARE = 0.005
+"""Of the time, at most, that such walks take: they slow down what else this process answers."""
 KIND = "text/plain; version=0.0.4; charset=utf-8"
 
 Key = tuple[str, ...]
@@ -57,7 +61,9 @@ class Metrics:
         self._counts: dict[Key, float] = {}
         self._saved = 0.0
         self._changed = False
-        self._stats: tuple[float, list[str]] = (-STATS_EVERY, [])
+        self._counting = threading.Lock()
+        self._sizes: list[str] = []
+        self._believed = -math.inf
         self.in_flight = 0
 
     def add(self, name: str, *labels: str, by: float = 1.0) -> None:
@@ -130,11 +136,21 @@ class Metrics:
                 lines += _histogram(name, total)
                 continue
             lines += sorted(_line(key, value) for key, value in total.items() if key[0] == name)
-        since, sizes = self._stats
-        if time.monotonic() - since >= STATS_EVERY:
-            sizes = list(_sizes(store))
-            self._stats = (time.monotonic(), sizes)
-        return "\n".join([*lines, *sizes]) + "\n"
+        return "\n".join([*lines, *self._sizes_of(store)]) + "\n"
+
+    def _sizes_of(self, store: Store) -> list[str]:
+        """The store's sizes, as they are or lately were. Whoever asks meanwhile gets the old ones."""
+        if not self._counting.acquire(blocking=not self._sizes):
+            return self._sizes
+        try:
+            began = time.monotonic()
+            if began >= self._believed:
+                self._sizes = list(_sizes(store))
+                took = time.monotonic() - began
+                self._believed = began + max(STATS_EVERY, took / STATS_SHARE)
+            return self._sizes
+        finally:
+            self._counting.release()
 
 
 def _line(key: Key, value: float) -> str:

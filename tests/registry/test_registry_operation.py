@@ -25,7 +25,7 @@ from registry.test_registry_server import SERVE, serving, skopeo, url_of
 import layerstore
 from layerstore.registry import Registry
 from layerstore.registry.logs import AccessLog
-from layerstore.registry.metrics import Metrics
+from layerstore.registry.metrics import STATS_EVERY, STATS_SHARE, Metrics
 
 
 def digest_of(data: bytes) -> str:
@@ -114,6 +114,36 @@ def test_workers_counts_add_up_whoever_is_asked(tmp_path):
         found = samples(other.text(store))
     assert found["layerstore_sent_bytes_total"] == 15
     assert found['layerstore_requests_total{endpoint="blob",method="GET",code="200"}'] == 2
+
+
+def test_sizes_of_the_store_are_counted_seldom_where_that_takes_long(monkeypatch):
+    """And by one at a time: who asks meanwhile is told the old ones, at once."""
+    now, took, counted = [1000.0], [0.1], []
+    monkeypatch.setattr("layerstore.registry.metrics.time.monotonic", lambda: now[0])
+    metrics = Metrics()
+    inside: list[str] = []
+
+    def sizes(store):
+        counted.append(now[0])
+        now[0] += took[0]
+        if len(counted) > 1:
+            inside.append(metrics.text(None))
+        return [f"size {len(counted)}"]
+
+    monkeypatch.setattr("layerstore.registry.metrics._sizes", sizes)
+    assert metrics.text(None).endswith("size 1\n")
+    now[0] += STATS_EVERY - 1
+    assert metrics.text(None).endswith("size 1\n")
+    now[0] += 1
+    took[0] = 30.0
+    assert metrics.text(None).endswith("size 2\n")
+    assert inside[0].endswith("size 1\n")
+    since = now[0]
+    while len(counted) < 3:
+        now[0] += 10
+        metrics.text(None)
+    assert now[0] - since >= 30.0 / STATS_SHARE
+    assert now[0] - since < 30.0 / STATS_SHARE + 100
 
 
 def test_health_and_readiness(tmp_path, monkeypatch):
