@@ -9,9 +9,10 @@ condemned set, also after a crash. One collector at a time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..core.runs import RunArray
 from ..errors import BusyError, CorruptError, StoreFullError, UnsupportedError
@@ -34,7 +35,7 @@ from .condemned import Condemned, CondemnedFiles
 from .graph import remove_blob
 from .index import Snapshot, Table, Write
 from .journal import HEADER_SIZE
-from .leases import drop, expired, of_older_boot, restart, session_of
+from .leases import drop_some, expired, of_older_boot, restart, session_of
 from .locks import FileLock
 from .mark import Marker, session_alive
 from .operation import LAST_DELETE
@@ -54,6 +55,7 @@ from .storage import Storage
 
 BLOB_SLICE = 500
 NUMBER_SLICE = 4096
+LEASE_SLICE = 4096
 NO_LIMITS = prune.Limits()
 CHECKPOINT_AT = 1 << 20
 """The metadata pack is cut when it has grown by this much, and by half of what it holds."""
@@ -135,6 +137,11 @@ def _shrink(
     return complete, lacking
 
 
+def _restart(keys: Sequence[bytes], tx: Write) -> None:
+    for key in keys:
+        restart(tx, key)
+
+
 class _Run:
     """One run of the collector."""
 
@@ -158,8 +165,9 @@ class _Run:
         self._say()
 
     def _say(self) -> None:
-        """Says again where the run is: whoever listens may make it give way, so this comes often, and
-        never while the gate is held."""
+        """Says again where the run is: whoever listens may make it give way, so this comes between all
+        pieces of work, and never while the gate is held, or a snapshot: an old one keeps the index from
+        using again what others free meanwhile."""
         if self._progress is not None and self._last is not None:
             self._progress(self._last)
 
@@ -272,7 +280,7 @@ class _Run:
         for name in dead:
             with sessions.bury(folder, name, storage.disk) as ours:
                 if ours:
-                    self._drop_lease(bytes.fromhex(name))
+                    self._drop_leases([bytes.fromhex(name)])
         with storage.index.read() as snapshot:
             over = [
                 key
@@ -280,19 +288,25 @@ class _Run:
                 if expired(value) or not self._owner_lives(key, value)
             ]
             older = [key for key, value in snapshot.items(Table.LEASES) if of_older_boot(value)]
-        for key in over:
-            self._drop_lease(key)
-        for key in older:
-            storage.index.update(lambda tx, key=key: restart(tx, key))  # type: ignore[misc]
+        self._drop_leases(over)
+        for at in range(0, len(older), LEASE_SLICE):
+            storage.index.update(functools.partial(_restart, older[at : at + LEASE_SLICE]))
         repositories.expire(storage)
 
     def _owner_lives(self, lease: bytes, value: bytes) -> bool:
         session = session_of(lease, value)
         return session is None or session_alive(self.storage, session)
 
-    def _drop_lease(self, lease: bytes) -> None:
-        while not self.storage.index.update(lambda tx: drop(tx, lease, limit=8192)):
-            pass
+    def _drop_leases(self, keys: Sequence[bytes]) -> None:
+        """In few commits: a server whose clients vanish has one for each of them."""
+        left = keys
+        while left:
+            part = left[:LEASE_SLICE]
+            gone = self.storage.index.update(
+                lambda tx, part=part: drop_some(tx, part, LEASE_SLICE)  # type: ignore[misc]
+            )
+            left = left[gone:]
+            self._say()
 
     def _candidates(self, snapshot: Snapshot) -> tuple[Runs, set[int]]:
         """Committed numbers and blobs of a snapshot: all that may be condemned (rule 2)."""
@@ -308,11 +322,13 @@ class _Run:
         """Marks and condemns; False if nothing is dead."""
         storage = self.storage
         with storage.index.read() as snapshot:
+            count = snapshot.count(Table.BLOBS)
+        self._tell("mark", 0, count)
+        with storage.index.read() as snapshot:
             self._verify_sums(snapshot)
             numbers, blobs = self._candidates(snapshot)
             marker = Marker(storage, numbers)
-            self._tell("mark", 0, len(blobs))
-            marker.mark(snapshot, between=self._say)
+            marker.mark(snapshot)
 
         def work(tx: Write) -> int | None:
             if tx.get(Table.META, b"condemned") is not None:
@@ -327,10 +343,10 @@ class _Run:
             CondemnedFiles.name(tx, number, tx.sequence + 1)
             return sum(count for _, count in runs)
 
-        count = storage.index.update(work)
-        if count is None:
+        condemned = storage.index.update(work)
+        if condemned is None:
             return False
-        self.condemned_chunks += count
+        self.condemned_chunks += condemned
         return True
 
     def _verify_sums(self, snapshot: Snapshot) -> None:
@@ -353,7 +369,7 @@ class _Run:
         marker = Marker(storage, condemned.runs)
         with storage.index.read() as snapshot:
             self._verify_sums(snapshot)
-            marker.mark(snapshot, condemned.blobs, between=self._say)
+            marker.mark(snapshot, condemned.blobs)
             # What an earlier run did not come to. Manifests before what they name.
             numbers, blobs = self._candidates(snapshot)
         dead = sorted(condemned.blobs & blobs, reverse=True)

@@ -8,7 +8,9 @@ seconds on the boot clock) or `upload` (the same, of an upload's file); `HOLDS` 
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Sequence
 
 from ..values import LeaseInfo
 from . import graph
@@ -111,17 +113,23 @@ def expired(value: bytes) -> bool:
 
 def drop(tx: Write, lease: bytes, limit: int = 1 << 62) -> bool:
     """Deletes a lease's rows, at most `limit` of them; True when nothing of it is left."""
-    keys = []
-    for key, _ in tx.items(Table.HOLDS, lease):
-        keys.append(key)
-        if len(keys) > limit:
-            break
-    for key in keys[:limit]:
-        tx.delete(Table.HOLDS, key)
-    if len(keys) > limit:
-        return False
-    tx.delete(Table.LEASES, lease)
-    return True
+    return drop_some(tx, (lease,), limit) == 1
+
+
+def drop_some(tx: Write, leases: Sequence[bytes], limit: int) -> int:
+    """Deletes the rows of leases, the first ones first and at most `limit` rows; of how many nothing is
+    left."""
+    room = limit
+    for number, lease in enumerate(leases):
+        rows = tx.items(Table.HOLDS, lease)
+        keys = [key for key, _ in itertools.islice(rows, max(0, room))]
+        for key in keys:
+            tx.delete(Table.HOLDS, key)
+        room -= len(keys) + 1
+        if room < 0:
+            return number
+        tx.delete(Table.LEASES, lease)
+    return len(leases)
 
 
 def held_serials(snapshot: Snapshot, lease: bytes) -> list[int]:

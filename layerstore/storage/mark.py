@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ..core.runs import Bitmap, RunArray
@@ -148,11 +148,9 @@ class Marker:
         *,
         without: Collection[bytes] = (),
         unlent: Collection[bytes] = (),
-        between: Callable[[], None] = lambda: None,
     ) -> set[int]:
         """Marks what is reachable in the snapshot; returns the blobs that are new since last time.
-        `without`: keys of cache entries that keep nothing; `unlent`: of refs and members. `between` is
-        called between blobs.
+        `without`: keys of cache entries that keep nothing; `unlent`: of refs and members.
 
         With `condemned`, every blob that is not in it, or was un-condemned since, counts as reached,
         too. It was visible after the set was named, and whoever found it there (its epoch holds
@@ -167,7 +165,6 @@ class Marker:
             start.update(to_number(key) for key, _ in snapshot.items(Table.REVIVED))
         new = graph.closure(snapshot, start, strict=True, seen=self.seen)
         for serial in new:
-            between()
             runs = blob_runs(self._storage, snapshot, serial)
             if runs:
                 self._bits.mark(RunArray.of(runs))

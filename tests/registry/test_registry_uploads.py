@@ -11,11 +11,12 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from registry.asgi import Client
 from registry.soak import Client as Http
 from registry.soak import digest_of
+from registry.test_mirror_workers import later
 from registry.test_registry_operation import awaited
 from registry.test_registry_server import serving
 from registry.test_registry_wire import connect
@@ -24,12 +25,14 @@ import layerstore
 from layerstore import StoreFullError
 from layerstore.core.hashing import blake3
 from layerstore.registry import Registry
+from layerstore.storage import leases
 from layerstore.storage.index import Table
 from layerstore.storage.operation import Operation
 from layerstore.storage.raws import PieceHasher
 from layerstore.storage.rows import PIECE, PIECE_HASH, dump
 from layerstore.storage.uploads import SPARES
 
+__all__ = ["later"]
 UPLOADS = "/v2/a/b/blobs/uploads/"
 SIZE = 70_001
 
@@ -205,6 +208,64 @@ def test_what_is_drawn_for_uploads_ahead_is_bounded(tmp_path):
             kinds = [json.loads(value)["kind"] for _, value in snapshot.items(Table.LEASES)]
         # Those that are open, and what is left of the last draw.
         assert kinds.count("upload") <= 3 * SPARES / 2 + SPARES
+
+
+def test_thousands_of_uploads_that_were_left_go_in_few_commits(store, later, monkeypatch):
+    repository = store.repository("a", idle=60.0)
+    for _ in range(300):
+        repository.upload().close()
+    later(61)
+    commits = []
+    real = type(store._storage.index).update
+
+    def counted(self, work):
+        commits.append(work)
+        return real(self, work)
+
+    monkeypatch.setattr(type(store._storage.index), "update", counted)
+    store.gc()
+    assert len(commits) < 20
+    assert files_of(store) == []
+    with store._storage.index.read() as snapshot:
+        kinds = [json.loads(value)["kind"] for _, value in snapshot.items(Table.LEASES)]
+    assert "upload" not in kinds
+
+
+@settings(max_examples=15)
+@given(st.lists(st.integers(0, 12), max_size=6), st.integers(2, 9))
+def test_leases_go_by_so_many_rows_at_a_time(store_of_module, held, limit):
+    index = store_of_module._storage.index
+    keys = [bytes([1, number]) + bytes(6) for number in range(len(held))]
+    kept = bytes([2]) + bytes(7)
+
+    def make(tx) -> None:
+        for lease, count in zip([*keys, kept], [*held, 3], strict=True):
+            leases.create_upload(tx, lease, 60.0)
+            for serial in range(count):
+                tx.put(Table.HOLDS, leases.hold_key(lease, serial), b"")
+
+    def rows() -> int:
+        with index.read() as snapshot:
+            return sum(1 for table in (Table.LEASES, Table.HOLDS) for _ in snapshot.items(table))
+
+    before = rows()
+    index.update(make)
+    left = keys
+    while left:
+        there = rows()
+        gone = index.update(lambda tx, left=left: leases.drop_some(tx, left, limit))
+        assert 0 < there - rows() <= limit
+        left = left[gone:]
+    assert rows() == before + 4
+    while not index.update(lambda tx: leases.drop(tx, kept, limit)):
+        pass
+    assert rows() == before
+
+
+@pytest.fixture(scope="module")
+def store_of_module(tmp_path_factory):
+    with layerstore.open(tmp_path_factory.mktemp("leases") / "store") as opened:
+        yield opened
 
 
 def test_many_clients_in_one_upload_leave_it_whole(url, served):

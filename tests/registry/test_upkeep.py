@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from registry.test_mirror_workers import later
 from registry.test_registry_server import serving
 
 import layerstore
 from layerstore.registry.upkeep import BURST, NAP, SHARE, Pace
 
+__all__ = ["later"]
 CORES = os.sched_getaffinity(0)
 
 
@@ -129,3 +131,33 @@ def test_a_server_optimizes_on_one_core_until_requests_end(tmp_path):
             time.sleep(0.005)
             pid = _maintains(process.pid)
         raise AssertionError("it never had all cores")
+
+
+def test_a_collector_gives_way_between_its_pieces_of_work_only(tmp_path, later):
+    """Whoever is told of its progress may keep it waiting. It holds no snapshot then, which would keep
+    pages of the index from being used again, and not the gate, for which writers wait."""
+    told = []
+    with layerstore.open(tmp_path / "store") as store:
+        repository = store.repository("a", idle=3.0)
+        for n in range(200):
+            repository.put_blob(b"%06d" % n)
+        later(4.0)
+        env = store._storage.index._shared.env
+        with store._storage.index.read():
+            assert readers(env) == 1
+
+        def waits(progress) -> None:
+            told.append((progress.stage, readers(env)))
+            with layerstore.open(tmp_path / "store", timeout=1.0) as other:
+                other.put(b"%d" % len(told))
+
+        report = store.gc(progress=waits)
+        assert report.removed_blobs >= 200
+    assert {stage for stage, _ in told} == {"mark", "delete", "reclaim"}
+    assert {held for _, held in told} == {0}
+
+
+def readers(env) -> int:
+    """Of an LMDB environment, those that hold a snapshot."""
+    rows = [line.split() for line in env.readers().splitlines()[1:]]
+    return sum(row[2] != "-" for row in rows if len(row) == 3)
