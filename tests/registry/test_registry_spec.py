@@ -16,6 +16,7 @@ from registry.test_mirror_workers import later
 from registry.test_registry import CONFIG, INDEX, MANIFEST, descriptor, digest_of, image, push, put
 
 import layerstore
+from layerstore.oci import repository as rules
 from layerstore.registry import Config, Registry
 from layerstore.registry.config import AccessConfig, LimitsConfig, MaintenanceConfig, Rule
 
@@ -291,6 +292,41 @@ def test_times_of_files_decide_nothing(idling, store, later):
     assert idling("GET", path).code == "BLOB_UPLOAD_UNKNOWN"
     assert idling("GET", f"/v2/a/b/blobs/{lone}").status == 404
     assert not any(os.path.exists(file) for file in files)
+
+
+@pytest.mark.parametrize("what", ["blob", "manifest"])
+def test_the_row_is_looked_at_where_the_bytes_are_found(client, store, monkeypatch, what):
+    """What is taken out of a repository after it was found there, and before it is read, is not read,
+    though another repository has it."""
+    push(client, b"{}")
+    digest = push(client, b"secret" * 1000)
+    data = image(b"secret" * 1000)
+    assert put(client, data, "v1").status == 201
+    repository = store.repository("a/b")
+    assert client("POST", f"/v2/other/b/blobs/uploads/?mount={digest}&from=a/b").status == 201
+    taken = []
+
+    def before(real, remove, wanted):
+        def looked(*words, **more):
+            found = real(*words, **more)
+            if found is not None and not taken:
+                taken.append(wanted)
+                remove(wanted)
+            return found
+
+        return looked
+
+    if what == "blob":
+        monkeypatch.setattr(rules, "blob", before(rules.blob, repository.remove_blob, digest))
+        answer = client("GET", f"/v2/a/b/blobs/{digest}")
+    else:
+        monkeypatch.setattr(
+            rules, "look_up", before(rules.look_up, repository.remove_manifest, digest_of(data))
+        )
+        answer = client("GET", "/v2/a/b/manifests/v1")
+    assert taken
+    assert answer.status == 404
+    assert store.repository("other/b").blob_size(digest) == 6000
 
 
 def test_rights_that_only_pull_change_nothing(store):
