@@ -107,6 +107,10 @@ typedef struct kp4_tables {
     uint32_t near[1 << 15], far[1 << 15];
 } kp4_tables;
 
+typedef struct kp4_19_tables {
+    uint32_t near[1 << 16], far[1 << 16];
+} kp4_19_tables;
+
 typedef struct kp5_tables {
     uint32_t near[1 << 15];
     ls_pair far[1 << 15];
@@ -142,6 +146,9 @@ KP_DECLARE(kp5_110, kp5_tables);
 KP_DECLARE(kp6_110, kp5_tables);
 KP_DECLARE(kp5_112, kp5_tables);
 KP_DECLARE(kp6_112, kp5_tables);
+KP_DECLARE(kp4_19, kp4_19_tables);
+KP_DECLARE(kp4_110, kp4_tables);
+KP_DECLARE(kp4_115, kp4_tables);
 KP_DECLARE(kp5_115, kp5_tables);
 KP_DECLARE(kp6_115, kp5_tables);
 KP_DECLARE(kp1_120, kp1_tables);
@@ -188,9 +195,11 @@ KP_DECLARE(kp6_120, kp5_tables);
 
 typedef struct ls_kp7_parameters {
     uint16_t lazy, nice, chain;
-    uint8_t weighs;    /* level 9: matches are weighed in bits */
-    uint8_t unlimited; /* ls_go_code_120 makes that code */
-    uint32_t sample;   /* bytes of the window that the code for it is made of */
+    uint8_t weighs;      /* level 9: matches are weighed in bits */
+    uint8_t unlimited;   /* ls_go_code_120 makes that code */
+    uint32_t sample;     /* bytes of the window that the code for it is made of */
+    uint8_t cost, least; /* bits that a match costs at least, and that it has to save beyond that */
+    uint8_t early;       /* up to 1.15.14: how the end of a match is looked at */
 } ls_kp7_parameters;
 
 typedef struct ls_kp7 {
@@ -221,6 +230,6 @@ int ls_kp7_make(const ls_model *model, void *state, ls_asking *a, size_t count, 
 int ls_kp7_skip(const ls_model *model, void *state, size_t size);
 
 extern const ls_kp7_parameters ls_kp7_level7, ls_kp7_level8, ls_kp7_level9, ls_kp7_level9_whole,
-    ls_kp7_level9_120;
+    ls_kp7_level9_120, ls_kp7_level7_old, ls_kp7_level8_old, ls_kp7_level9_old;
 
 #endif

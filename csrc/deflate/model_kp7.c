@@ -80,20 +80,21 @@ static void put_literal(ls_kp7 *k, uint32_t p) {
 
 /* What a match saves against literals, in bits, about. The distance's extra bits are those of the next
  * distance, and of 32,768 those of symbol 14: the encoder looks it up that way. */
-static int32_t gain(const ls_kp7 *k, uint32_t pos, uint32_t length, uint32_t dist) {
+static int32_t gain(const ls_kp7 *k, const ls_kp7_parameters *p, uint32_t pos, uint32_t length,
+                    uint32_t dist) {
     int32_t bits = 0;
     for (uint32_t i = 0; i < length; i++)
         bits += k->weights[k->b[pos + i]];
     uint32_t symbol = dist == 32768 ? 14 : ls_dist_symbol(dist + 1);
     uint32_t extra = length == MAX_MATCH ? 0 : ls_length_extra[ls_length_symbol[length]];
-    return bits - ls_dist_extra[symbol] - 3 - (int32_t)extra;
+    return bits - ls_dist_extra[symbol] - p->cost - (int32_t)extra;
 }
 
 static int find(const ls_kp7 *k, const ls_kp7_parameters *p, uint32_t pos, int64_t candidate,
                 uint32_t look, int64_t least_index, uint32_t *length, uint32_t *dist) {
     uint32_t most = look < MAX_MATCH ? look : MAX_MATCH;
     uint32_t nice = p->nice < most ? p->nice : most, best = MIN_LENGTH - 1;
-    int32_t best_gain = 4;
+    int32_t best_gain = p->least;
     int found = 0;
     const uint8_t *here = k->b + pos;
     for (uint32_t tries = p->chain; tries; tries--) {
@@ -103,7 +104,7 @@ static int find(const ls_kp7 *k, const ls_kp7_parameters *p, uint32_t pos, int64
         if (k->b[i + best] == here[best]) {
             uint32_t n = same(k->b, pos, i, pos + most);
             if (n > best) {
-                int32_t g = p->weighs ? gain(k, pos, n, pos - i) : INT32_MAX;
+                int32_t g = p->weighs ? gain(k, p, pos, n, pos - i) : INT32_MAX;
                 if (g > best_gain) {
                     best = n;
                     *dist = pos - i;
@@ -125,10 +126,55 @@ static int find(const ls_kp7 *k, const ls_kp7_parameters *p, uint32_t pos, int64
     return found;
 }
 
+/* Before a match is taken that began at the position before the loop's: another that ends alike, if it is
+ * longer. What is not equal at its beginning becomes literals. */
+static void other(ls_kp7 *k, uint32_t look, int64_t least, uint32_t *length, uint32_t *dist) {
+    const uint8_t *b = k->b;
+    uint32_t prior = k->index - 1, before = *length;
+    if (before >= MAX_MATCH - CHECK_OFFSET || prior + before >= k->insert_end)
+        return;
+    uint32_t end = prior + (look < MAX_MATCH + CHECK_OFFSET ? look : MAX_MATCH + CHECK_OFFSET);
+    int64_t from = (int64_t)k->heads[hash_at(k, prior + before)] - 1 - before;
+    if ((int64_t)prior - from == *dist || from <= least + CHECK_OFFSET || from >= (int64_t)prior ||
+        from < 0)
+        return;
+    uint32_t t = (uint32_t)from;
+    uint32_t n = same(b, prior + CHECK_OFFSET, t + CHECK_OFFSET, end);
+    if (n <= before)
+        return;
+    *dist = prior - t;
+    for (uint32_t i = CHECK_OFFSET; i-- > 0; n++) {
+        if (n >= MAX_MATCH || b[prior + i] != b[t + i]) {
+            for (uint32_t j = 0; j <= i; j++) {
+                put_literal(k, prior + j);
+                k->index++;
+                enter(k);
+            }
+            break;
+        }
+    }
+    *length = n;
+}
+
+/* Up to 1.15.14: its last two bytes and the two behind them are looked for, and it is compared whole. */
+static void other_early(ls_kp7 *k, uint32_t look, int64_t least, uint32_t *length, uint32_t *dist) {
+    uint32_t prior = k->index - 1, before = *length;
+    if (prior + before + CHECK_OFFSET >= k->insert_end)
+        return;
+    uint32_t end = prior + (look < MAX_MATCH ? look : MAX_MATCH), at = before - CHECK_OFFSET;
+    int64_t from = (int64_t)k->heads[hash_at(k, prior + at)] - 1 - at;
+    if (from <= least || from >= (int64_t)prior || from < 0)
+        return;
+    uint32_t n = same(k->b, prior, (uint32_t)from, end);
+    if (n > before) {
+        *length = n;
+        *dist = prior - (uint32_t)from;
+    }
+}
+
 /* One turn of the encoder's loop: some tokens, or none. */
 static void turn(ls_kp7 *k, const ls_kp7_parameters *p) {
     move(k, p, 0);
-    const uint8_t *b = k->b;
     uint32_t look = k->window_end > k->index ? k->window_end - k->index : 0;
     if (!look) {
         if (k->waiting)
@@ -151,32 +197,7 @@ static void turn(ls_kp7 *k, const ls_kp7_parameters *p) {
         }
     }
     if (before >= MIN_LENGTH && k->length <= before) {
-        uint32_t prior = k->index - 1;
-        if (before < MAX_MATCH - CHECK_OFFSET && prior + before < k->insert_end) {
-            uint32_t end =
-                prior + (look < MAX_MATCH + CHECK_OFFSET ? look : MAX_MATCH + CHECK_OFFSET);
-            int64_t other = (int64_t)k->heads[hash_at(k, prior + before)] - 1 - before;
-            if ((int64_t)prior - other != before_dist && other > least + CHECK_OFFSET &&
-                other < (int64_t)prior && other >= 0) {
-                uint32_t t = (uint32_t)other;
-                uint32_t length = same(b, prior + CHECK_OFFSET, t + CHECK_OFFSET, end);
-                if (length > before) {
-                    before = length;
-                    before_dist = prior - t;
-                    for (uint32_t i = CHECK_OFFSET; i-- > 0;) {
-                        if (before >= MAX_MATCH || b[prior + i] != b[t + i]) {
-                            for (uint32_t j = 0; j <= i; j++) {
-                                put_literal(k, prior + j);
-                                k->index++;
-                                enter(k);
-                            }
-                            break;
-                        }
-                        before++;
-                    }
-                }
-            }
-        }
+        (p->early ? other_early : other)(k, look, least, &before, &before_dist);
         put(k, before_dist << 16 | before);
         uint32_t to = k->index + before - 1, stop = to < k->insert_end ? to : k->insert_end;
         for (uint32_t i = k->index + 1; i < stop; i++)
@@ -357,8 +378,11 @@ int ls_kp7_skip(const ls_model *model, void *state, size_t size) {
     return LS_OK;
 }
 
-const ls_kp7_parameters ls_kp7_level7 = {12, 16, 24, 0, 0, 0};
-const ls_kp7_parameters ls_kp7_level8 = {30, 40, 64, 0, 0, 0};
-const ls_kp7_parameters ls_kp7_level9 = {258, 258, 1024, 1, 0, 32768};
-const ls_kp7_parameters ls_kp7_level9_120 = {258, 258, 1024, 1, 1, 32768};
-const ls_kp7_parameters ls_kp7_level9_whole = {258, 258, 1024, 1, 0, 65536};
+const ls_kp7_parameters ls_kp7_level7 = {12, 16, 24, 0, 0, 0, 3, 4, 0};
+const ls_kp7_parameters ls_kp7_level8 = {30, 40, 64, 0, 0, 0, 3, 4, 0};
+const ls_kp7_parameters ls_kp7_level9 = {258, 258, 1024, 1, 0, 32768, 3, 4, 0};
+const ls_kp7_parameters ls_kp7_level9_120 = {258, 258, 1024, 1, 1, 32768, 3, 4, 0};
+const ls_kp7_parameters ls_kp7_level9_whole = {258, 258, 1024, 1, 0, 65536, 3, 4, 0};
+const ls_kp7_parameters ls_kp7_level7_old = {12, 16, 24, 0, 0, 0, 6, 0, 1};
+const ls_kp7_parameters ls_kp7_level8_old = {30, 40, 64, 0, 0, 0, 6, 0, 1};
+const ls_kp7_parameters ls_kp7_level9_old = {258, 258, 1024, 1, 0, 65536, 6, 0, 1};
