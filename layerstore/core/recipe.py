@@ -274,9 +274,23 @@ class Recipe:
         out = bytearray([self.version])
         for value in (self.model.id, len(self)):
             _put(out, value)
-        for table in (self._content, self._bits, self._ends):
-            for i in range(len(self)):
-                _put(out, table[i + 1] - table[i])
+        tables = [
+            [table[i + 1] - table[i] for i in range(len(self))]
+            for table in (self._content, self._bits, self._ends)
+        ]
+        if self.version < 3:
+            for table in tables:
+                for value in table:
+                    _put(out, value)
+            return bytes(out) + self._corrections()
+        # Of the last span the blob and its content tell. Most spans have no corrections.
+        content, bits, corrections = (table[:-1] for table in tables)
+        for value in content:
+            _put(out, value)
+        for n_bits, length in zip(bits, corrections, strict=True):
+            _put(out, n_bits << 1 | (length > 0))
+        for length in filter(None, corrections):
+            _put(out, length)
         return bytes(out) + self._corrections()
 
     def _corrections(self) -> bytes:
@@ -285,24 +299,35 @@ class Recipe:
         return self._all
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Recipe:
-        """Raises CorruptError for what is no recipe, UnsupportedError for one of a newer version."""
-        if not data:
-            raise CorruptError("a recipe is empty")
-        if not 0 < data[0] <= VERSION:
-            raise UnsupportedError(
-                f"a recipe of version {data[0]} is of a newer layerstore: read this store with that"
-            )
-        numbers = _Numbers(data, 1)
-        recipe = cls(model(numbers.next(1 << 32)), data[0])
+    def from_bytes(cls, data: bytes, content_size: int, blob_size: int) -> Recipe:
+        """The recipe of a blob and its content, of so many bytes. Raises CorruptError for what is none,
+        UnsupportedError for one of a newer version."""
+        version, model, numbers = _begun(data)
+        recipe = cls(model, version)
         count = numbers.next(len(data))
-        sizes = [numbers.next(lib.LS_TOKENS_CONTENT) for _ in range(count)]
-        bits = [numbers.next(1 << 40) for _ in range(count)]
-        lengths = [numbers.next(len(data)) for _ in range(count)]
+        told = max(0, count - 1) if version > 2 else count
+        sizes = [numbers.next(lib.LS_TOKENS_CONTENT) for _ in range(told)]
+        bits = [numbers.next(1 << 41) for _ in range(told)]
+        if version > 2:
+            some = [b & 1 for b in bits]
+            bits = [b >> 1 for b in bits]
+            lengths = [numbers.next(len(data)) if s else 0 for s in some]
+        else:
+            lengths = [numbers.next(len(data)) for _ in range(told)]
+        if told < count:
+            sizes.append(content_size - sum(sizes))
+            bits.append(8 * blob_size - sum(bits))
+            lengths.append(len(data) - numbers.at - sum(lengths))
         for size, n_bits, length in zip(sizes, bits, lengths, strict=True):
+            if not (0 <= size <= lib.LS_TOKENS_CONTENT and 0 <= n_bits <= 1 << 40 and length >= 0):
+                raise CorruptError("a recipe is damaged: a span that cannot be")
             recipe._add(size, n_bits, length)
         recipe._all = bytes(data[numbers.at :])
-        if len(recipe._all) != recipe._ends[-1] or recipe._bits[-1] % 8:
+        if (
+            len(recipe._all) != recipe._ends[-1]
+            or recipe._bits[-1] != 8 * blob_size
+            or recipe.content_size != content_size
+        ):
             raise CorruptError("a recipe is damaged: its parts do not add up")
         return recipe
 
@@ -325,6 +350,23 @@ class Recipe:
 
     def corrections(self, number: int) -> bytes:
         return self._corrections()[self._ends[number] : self._ends[number + 1]]
+
+
+def _begun(data: bytes) -> tuple[int, Model, _Numbers]:
+    """Version and model of a recipe, and what follows."""
+    if not data:
+        raise CorruptError("a recipe is empty")
+    if not 0 < data[0] <= VERSION:
+        raise UnsupportedError(
+            f"a recipe of version {data[0]} is of a newer layerstore: read this store with that"
+        )
+    numbers = _Numbers(data, 1)
+    return data[0], model(numbers.next(1 << 32)), numbers
+
+
+def model_of(data: bytes) -> Model:
+    """The model that a recipe names. Raises as `Recipe.from_bytes` does."""
+    return _begun(data)[1]
 
 
 def make_span(recipe: Recipe, number: int, *content: Buffer) -> bytes:
@@ -426,6 +468,7 @@ __all__ = [
     "make_span",
     "mispredicted",
     "model",
+    "model_of",
     "models",
     "telling",
 ]
