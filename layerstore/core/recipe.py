@@ -143,11 +143,13 @@ def candidates(first: Span, header: bytes | None = None) -> list[Model]:
         if not m.superseded:
             families[_family(m.id)].append(m)
     tokens, size, shortest, flushes = _first_block(s)
-    go_like = len(header) >= 10 and header[9] == 255
+    # Of what is here, only zlib's relatives name a system.
+    stated = len(header) >= 10
+    go_like = stated and header[9] == 255
     klauspost = go_like and header[4:8] == b"\x00\x09\x6e\x88"
     far = shortest != 3
     votes = {
-        "zlib": _vote(not far, tokens in (16383, 32767), not go_like),
+        "zlib": _vote(not far, tokens in (16383, 32767)) + (3 if stated and not go_like else 0),
         "go": _vote(far, tokens == 16384, go_like and not klauspost),
         "fast": _vote(far, size == 65535, go_like and header[8] == 4),
         "kp": _vote(far, size > 0 and size % 65535 == 0, klauspost, far and flushes),
@@ -161,6 +163,11 @@ def candidates(first: Span, header: bytes | None = None) -> list[Model]:
         families["zlib"].sort(key=lambda m: m.id < 150)
     order = sorted(families, key=lambda name: -votes[name])
     return [m for name in order for m in families[name]]
+
+
+def levels(model: Model) -> list[Model]:
+    """The models of the same encoder at its other levels."""
+    return [m for m in models() if m.id // 10 == model.id // 10 and m.id != model.id]
 
 
 def _family(id: int) -> str:
@@ -465,6 +472,7 @@ __all__ = [
     "candidates",
     "choose",
     "follows",
+    "levels",
     "make_span",
     "mispredicted",
     "model",
