@@ -790,7 +790,7 @@ typedef struct ls_model_facts {
 #define LS_MODEL_MAX_HISTORY 1048576
 #define LS_MODEL_MAX_AHEAD 262144
 
-#define LS_RECIPE_VERSION 2 /* of new recipes; what 1 says is made as ever */
+#define LS_RECIPE_VERSION 3 /* of new recipes; what 1 and 2 say is made as ever */
 
 /* The n-th model there is; 0 when there are no more. */
 int ls_respan_model(uint32_t n, ls_model_facts *facts);

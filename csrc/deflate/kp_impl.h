@@ -95,9 +95,17 @@ typedef struct kp1_tables {
     uint32_t table[1 << 15];
 } kp1_tables;
 
+typedef struct kp1_19_tables {
+    uint32_t table[1 << 16];
+} kp1_19_tables;
+
 typedef struct kp2_tables {
     uint32_t table[1 << 17];
 } kp2_tables;
+
+typedef struct kp2_19_tables {
+    uint32_t table[1 << 18];
+} kp2_19_tables;
 
 typedef struct kp3_tables {
     ls_pair table[1 << 16];
@@ -106,6 +114,10 @@ typedef struct kp3_tables {
 typedef struct kp4_tables {
     uint32_t near[1 << 15], far[1 << 15];
 } kp4_tables;
+
+typedef struct kp4_19_tables {
+    uint32_t near[1 << 16], far[1 << 16];
+} kp4_19_tables;
 
 typedef struct kp5_tables {
     uint32_t near[1 << 15];
@@ -142,6 +154,19 @@ KP_DECLARE(kp5_110, kp5_tables);
 KP_DECLARE(kp6_110, kp5_tables);
 KP_DECLARE(kp5_112, kp5_tables);
 KP_DECLARE(kp6_112, kp5_tables);
+KP_DECLARE(kp1_19, kp1_19_tables);
+KP_DECLARE(kp2_19, kp2_19_tables);
+KP_DECLARE(kp3_19, kp3_tables);
+KP_DECLARE(kp1_110, kp1_tables);
+KP_DECLARE(kp2_110, kp2_tables);
+KP_DECLARE(kp3_110, kp3_tables);
+KP_DECLARE(kp3_114, kp3_tables);
+KP_DECLARE(kp1_115, kp1_tables);
+KP_DECLARE(kp2_115, kp2_tables);
+KP_DECLARE(kp3_115, kp3_tables);
+KP_DECLARE(kp4_19, kp4_19_tables);
+KP_DECLARE(kp4_110, kp4_tables);
+KP_DECLARE(kp4_115, kp4_tables);
 KP_DECLARE(kp5_115, kp5_tables);
 KP_DECLARE(kp6_115, kp5_tables);
 KP_DECLARE(kp1_120, kp1_tables);
@@ -152,10 +177,12 @@ KP_DECLARE(kp5_120, kp5_tables);
 KP_DECLARE(kp6_120, kp5_tables);
 
 /* Its functions, out of its find and after. */
-#define KP_DEFINE(NAME, LEAST, PIECE)                                                              \
+#define KP_DEFINE(NAME, LEAST, PIECE) KP_DEFINE_MARGIN(NAME, LEAST, PIECE, KP_MARGIN)
+
+#define KP_DEFINE_MARGIN(NAME, LEAST, PIECE, MARGIN)                                               \
     static const ls_matcher NAME##_matcher = {                                                     \
         NAME##_find, NAME##_after, kp_enter, sizeof(((NAME##_state *)0)->tables),                  \
-        KP_MARGIN,   LEAST,        PIECE};                                                         \
+        MARGIN,      LEAST,        PIECE};                                                         \
     void ls_##NAME##_begin(const ls_model *model, void *state, const ls_span *span) {              \
         NAME##_state *k = state;                                                                   \
         memset(&k->tables, 0, sizeof k->tables);                                                   \
@@ -183,14 +210,20 @@ KP_DECLARE(kp6_120, kp5_tables);
 
 /* Levels 7 to 9, which do not work in chunks. */
 #define KP7_HASH_BITS 17
-#define KP7_QUEUE 1100
+#define KP7_QUEUE 2100
 #define KP7_BLOCK_TOKENS 32768u
+#define KP7_BLOCK_TOKENS_19 16384u
+
+/* What differs between releases, newest first: since 1.15.15; since 1.14.4; since 1.9; before. */
+enum ls_kp7_age { KP7_SINCE_115_15, KP7_SINCE_114_4, KP7_SINCE_19, KP7_UNTIL_18 };
 
 typedef struct ls_kp7_parameters {
     uint16_t lazy, nice, chain;
-    uint8_t weighs;    /* level 9: matches are weighed in bits */
-    uint8_t unlimited; /* ls_go_code_120 makes that code */
-    uint32_t sample;   /* bytes of the window that the code for it is made of */
+    uint8_t weighs;      /* level 9: matches are weighed in bits */
+    uint8_t unlimited;   /* ls_go_code_120 makes that code */
+    uint32_t sample;     /* bytes of the window that the code for it is made of */
+    uint8_t cost, least; /* bits that a match costs at least, and that it has to save beyond that */
+    uint8_t age;         /* ls_kp7_age */
 } ls_kp7_parameters;
 
 typedef struct ls_kp7 {
@@ -211,6 +244,7 @@ typedef struct ls_kp7 {
     uint8_t weights[256];
     uint32_t queued, taken;
     ls_token queue[KP7_QUEUE];
+    uint32_t crc[4][256];               /* up to 1.8: of a byte and so many behind it */
     uint32_t heads[1 << KP7_HASH_BITS]; /* positions + 1, 0: none */
     uint32_t chain[KP_WINDOW];
 } ls_kp7;
@@ -221,6 +255,7 @@ int ls_kp7_make(const ls_model *model, void *state, ls_asking *a, size_t count, 
 int ls_kp7_skip(const ls_model *model, void *state, size_t size);
 
 extern const ls_kp7_parameters ls_kp7_level7, ls_kp7_level8, ls_kp7_level9, ls_kp7_level9_whole,
-    ls_kp7_level9_120;
+    ls_kp7_level9_120, ls_kp7_level7_114, ls_kp7_level8_114, ls_kp7_level9_114, ls_kp7_level7_19,
+    ls_kp7_level8_19, ls_kp7_level9_19, ls_kp7_level7_18, ls_kp7_level8_18, ls_kp7_level9_18;
 
 #endif

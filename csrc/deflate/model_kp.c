@@ -97,13 +97,16 @@ static int trees_120(const ls_model *model, void *state, uint32_t variant, const
     }
 
 #define KP7_MODEL(ID, NAME, PARAMETERS, TREES, CODELEN)                                            \
+    KP7_TOKENS(ID, NAME, PARAMETERS, TREES, CODELEN, KP7_BLOCK_TOKENS)
+
+#define KP7_TOKENS(ID, NAME, PARAMETERS, TREES, CODELEN, TOKENS)                                   \
     {                                                                                              \
         .id = ID,                                                                                  \
         .name = NAME,                                                                              \
         .history = 4 * KP_WINDOW,                                                                  \
         .ahead = 3 * KP_WINDOW,                                                                    \
         .span = 2 << 20,                                                                           \
-        .block_tokens = KP7_BLOCK_TOKENS,                                                          \
+        .block_tokens = TOKENS,                                                                    \
         .state = sizeof(ls_kp7),                                                                   \
         .begin = ls_kp7_begin,                                                                     \
         .verify = ls_kp7_verify,                                                                   \
@@ -148,5 +151,28 @@ const ls_model ls_models_kp[] = {
     KP7_MODEL(357, "kp7-1.20.1", ls_kp7_level7, trees_120, ls_go_codelen_120),
     KP7_MODEL(358, "kp8-1.20.1", ls_kp7_level8, trees_120, ls_go_codelen_120),
     KP7_MODEL(359, "kp9-1.20.1", ls_kp7_level9_120, trees_120, ls_go_codelen_120),
+    /* Older ones at the other levels, newest first. */
+    KP_MODEL(334, "kp4-1.15.0", kp4_115, 4, trees, ls_go_codelen),
+    KP_MODEL(331, "kp1-1.15.0", kp1_115, 8, trees, ls_go_codelen),
+    KP_MODEL(332, "kp2-1.15.0", kp2_115, 4, trees, ls_go_codelen),
+    KP_MODEL(333, "kp3-1.15.0", kp3_115, 4, trees, ls_go_codelen),
+    KP7_MODEL(337, "kp7-1.14.4", ls_kp7_level7_114, trees, ls_go_codelen),
+    KP7_MODEL(338, "kp8-1.14.4", ls_kp7_level8_114, trees, ls_go_codelen),
+    KP7_MODEL(339, "kp9-1.14.4", ls_kp7_level9_114, trees, ls_go_codelen),
+    KP_MODEL(323, "kp3-1.14.4", kp3_114, 4, trees, ls_go_codelen),
+    KP_MODEL(314, "kp4-1.10", kp4_110, 4, trees, ls_go_codelen),
+    KP_MODEL(311, "kp1-1.10", kp1_110, 8, trees, ls_go_codelen),
+    KP_MODEL(312, "kp2-1.10", kp2_110, 4, trees, ls_go_codelen),
+    KP_MODEL(313, "kp3-1.10", kp3_110, 4, trees, ls_go_codelen),
+    KP7_TOKENS(367, "kp7-1.9", ls_kp7_level7_19, trees, ls_go_codelen, KP7_BLOCK_TOKENS_19),
+    KP7_TOKENS(368, "kp8-1.9", ls_kp7_level8_19, trees, ls_go_codelen, KP7_BLOCK_TOKENS_19),
+    KP7_TOKENS(369, "kp9-1.9", ls_kp7_level9_19, trees, ls_go_codelen, KP7_BLOCK_TOKENS_19),
+    KP_MODEL(364, "kp4-1.9", kp4_19, 4, trees, ls_go_codelen),
+    KP_MODEL(361, "kp1-1.9", kp1_19, 8, trees, ls_go_codelen),
+    KP_MODEL(362, "kp2-1.9", kp2_19, 4, trees, ls_go_codelen),
+    KP_MODEL(363, "kp3-1.9", kp3_19, 4, trees, ls_go_codelen),
+    KP7_TOKENS(377, "kp7-1.8", ls_kp7_level7_18, trees, ls_go_codelen, KP7_BLOCK_TOKENS_19),
+    KP7_TOKENS(378, "kp8-1.8", ls_kp7_level8_18, trees, ls_go_codelen, KP7_BLOCK_TOKENS_19),
+    KP7_TOKENS(379, "kp9-1.8", ls_kp7_level9_18, trees, ls_go_codelen, KP7_BLOCK_TOKENS_19),
     {.id = 0},
 };

@@ -19,13 +19,33 @@
 #define LOOK (MIN_LENGTH + MAX_MATCH)
 #define CHECK_OFFSET 2u
 #define WARM (3 * WINDOW)
+#define CRC_32C 0x82f63b78u
+#define FEW_FAR 4096u /* up to 1.13: so far a match of 4 bytes counts */
 
-static uint32_t hash_at(const ls_kp7 *k, uint32_t p) {
-    return kp_hash4(le32(k->b + p), HASH_BITS);
+static void make_crc(ls_kp7 *k) {
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t c = i;
+        for (int byte = 3; byte >= 0; byte--) {
+            for (int j = 0; j < 8; j++)
+                c = c & 1 ? CRC_32C ^ c >> 1 : c >> 1;
+            k->crc[byte][i] = c;
+        }
+    }
 }
 
-static void insert(ls_kp7 *k, uint32_t p) {
-    uint32_t h = hash_at(k, p);
+INLINE uint32_t hash_at(const ls_kp7 *k, uint32_t p, enum ls_kp7_age age) {
+    const uint8_t *b = k->b + p;
+    if (age == KP7_UNTIL_18)
+        return (k->crc[0][b[0]] ^ k->crc[1][b[1]] ^ k->crc[2][b[2]] ^ k->crc[3][b[3]]) &
+               ((1u << HASH_BITS) - 1);
+    uint32_t v = le32(b);
+    if (age == KP7_SINCE_19)
+        v = v >> 24 | (v >> 8 & 0xff00) | (v << 8 & 0xff0000) | v << 24;
+    return kp_hash4(v, HASH_BITS);
+}
+
+INLINE void insert(ls_kp7 *k, uint32_t p, enum ls_kp7_age age) {
+    uint32_t h = hash_at(k, p, age);
     k->head = (int64_t)k->heads[h] - 1;
     k->chain[p & (WINDOW - 1)] = k->heads[h];
     k->heads[h] = p + 1;
@@ -34,13 +54,13 @@ static void insert(ls_kp7 *k, uint32_t p) {
 }
 
 /* As the loop does at its positions; where a correction led back, they are there already. */
-static void enter(ls_kp7 *k) {
+INLINE void enter(ls_kp7 *k, enum ls_kp7_age age) {
     if (k->index >= k->insert_end)
         return;
     if (k->index < k->filled)
         k->head = (int64_t)k->chain[k->index & (WINDOW - 1)] - 1;
     else
-        insert(k, k->index);
+        insert(k, k->index, age);
 }
 
 /* The window is where it must be for the loop at index. */
@@ -80,20 +100,22 @@ static void put_literal(ls_kp7 *k, uint32_t p) {
 
 /* What a match saves against literals, in bits, about. The distance's extra bits are those of the next
  * distance, and of 32,768 those of symbol 14: the encoder looks it up that way. */
-static int32_t gain(const ls_kp7 *k, uint32_t pos, uint32_t length, uint32_t dist) {
+static int32_t gain(const ls_kp7 *k, const ls_kp7_parameters *p, uint32_t pos, uint32_t length,
+                    uint32_t dist) {
     int32_t bits = 0;
     for (uint32_t i = 0; i < length; i++)
         bits += k->weights[k->b[pos + i]];
     uint32_t symbol = dist == 32768 ? 14 : ls_dist_symbol(dist + 1);
     uint32_t extra = length == MAX_MATCH ? 0 : ls_length_extra[ls_length_symbol[length]];
-    return bits - ls_dist_extra[symbol] - 3 - (int32_t)extra;
+    return bits - ls_dist_extra[symbol] - p->cost - (int32_t)extra;
 }
 
-static int find(const ls_kp7 *k, const ls_kp7_parameters *p, uint32_t pos, int64_t candidate,
-                uint32_t look, int64_t least_index, uint32_t *length, uint32_t *dist) {
+INLINE int find(const ls_kp7 *k, const ls_kp7_parameters *p, uint32_t pos, int64_t candidate,
+                uint32_t look, int64_t least_index, enum ls_kp7_age age, uint32_t *length,
+                uint32_t *dist) {
     uint32_t most = look < MAX_MATCH ? look : MAX_MATCH;
     uint32_t nice = p->nice < most ? p->nice : most, best = MIN_LENGTH - 1;
-    int32_t best_gain = 4;
+    int32_t best_gain = p->least;
     int found = 0;
     const uint8_t *here = k->b + pos;
     for (uint32_t tries = p->chain; tries; tries--) {
@@ -102,8 +124,8 @@ static int find(const ls_kp7 *k, const ls_kp7_parameters *p, uint32_t pos, int64
         uint32_t i = (uint32_t)candidate;
         if (k->b[i + best] == here[best]) {
             uint32_t n = same(k->b, pos, i, pos + most);
-            if (n > best) {
-                int32_t g = p->weighs ? gain(k, pos, n, pos - i) : INT32_MAX;
+            if (n > best && (age < KP7_SINCE_19 || n > MIN_LENGTH || pos - i <= FEW_FAR)) {
+                int32_t g = p->weighs ? gain(k, p, pos, n, pos - i) : INT32_MAX;
                 if (g > best_gain) {
                     best = n;
                     *dist = pos - i;
@@ -125,10 +147,55 @@ static int find(const ls_kp7 *k, const ls_kp7_parameters *p, uint32_t pos, int64
     return found;
 }
 
-/* One turn of the encoder's loop: some tokens, or none. */
-static void turn(ls_kp7 *k, const ls_kp7_parameters *p) {
-    move(k, p, 0);
+/* Before a match is taken that began at the position before the loop's: another that ends alike, if it is
+ * longer. What is not equal at its beginning becomes literals. */
+INLINE void other(ls_kp7 *k, uint32_t look, int64_t least, uint32_t *length, uint32_t *dist) {
     const uint8_t *b = k->b;
+    uint32_t prior = k->index - 1, before = *length;
+    if (before >= MAX_MATCH - CHECK_OFFSET || prior + before >= k->insert_end)
+        return;
+    uint32_t end = prior + (look < MAX_MATCH + CHECK_OFFSET ? look : MAX_MATCH + CHECK_OFFSET);
+    int64_t from = (int64_t)k->heads[hash_at(k, prior + before, KP7_SINCE_115_15)] - 1 - before;
+    if ((int64_t)prior - from == *dist || from <= least + CHECK_OFFSET || from >= (int64_t)prior ||
+        from < 0)
+        return;
+    uint32_t t = (uint32_t)from;
+    uint32_t n = same(b, prior + CHECK_OFFSET, t + CHECK_OFFSET, end);
+    if (n <= before)
+        return;
+    *dist = prior - t;
+    for (uint32_t i = CHECK_OFFSET; i-- > 0; n++) {
+        if (n >= MAX_MATCH || b[prior + i] != b[t + i]) {
+            for (uint32_t j = 0; j <= i; j++) {
+                put_literal(k, prior + j);
+                k->index++;
+                enter(k, KP7_SINCE_115_15);
+            }
+            break;
+        }
+    }
+    *length = n;
+}
+
+/* Up to 1.15.14: its last two bytes and the two behind them are looked for, and it is compared whole. */
+INLINE void other_early(ls_kp7 *k, uint32_t look, int64_t least, uint32_t *length, uint32_t *dist) {
+    uint32_t prior = k->index - 1, before = *length;
+    if (prior + before + CHECK_OFFSET >= k->insert_end)
+        return;
+    uint32_t end = prior + (look < MAX_MATCH ? look : MAX_MATCH), at = before - CHECK_OFFSET;
+    int64_t from = (int64_t)k->heads[hash_at(k, prior + at, KP7_SINCE_114_4)] - 1 - at;
+    if (from <= least || from >= (int64_t)prior || from < 0)
+        return;
+    uint32_t n = same(k->b, prior, (uint32_t)from, end);
+    if (n > before) {
+        *length = n;
+        *dist = prior - (uint32_t)from;
+    }
+}
+
+/* One turn of the encoder's loop: some tokens, or none. */
+INLINE void turn_of(ls_kp7 *k, const ls_kp7_parameters *p, enum ls_kp7_age age) {
+    move(k, p, 0);
     uint32_t look = k->window_end > k->index ? k->window_end - k->index : 0;
     if (!look) {
         if (k->waiting)
@@ -136,7 +203,7 @@ static void turn(ls_kp7 *k, const ls_kp7_parameters *p) {
         k->waiting = 0;
         return;
     }
-    enter(k);
+    enter(k, age);
     uint32_t before = k->length, before_dist = k->dist;
     k->length = MIN_LENGTH - 1;
     k->dist = 0;
@@ -145,47 +212,26 @@ static void turn(ls_kp7 *k, const ls_kp7_parameters *p) {
         least = k->base;
     if (k->head >= least && k->head >= 0 && look > before && before < p->lazy) {
         uint32_t length, dist = 0;
-        if (find(k, p, k->index, k->head, look, least, &length, &dist)) {
+        if (find(k, p, k->index, k->head, look, least, age, &length, &dist)) {
             k->length = length;
             k->dist = dist;
         }
     }
     if (before >= MIN_LENGTH && k->length <= before) {
-        uint32_t prior = k->index - 1;
-        if (before < MAX_MATCH - CHECK_OFFSET && prior + before < k->insert_end) {
-            uint32_t end =
-                prior + (look < MAX_MATCH + CHECK_OFFSET ? look : MAX_MATCH + CHECK_OFFSET);
-            int64_t other = (int64_t)k->heads[hash_at(k, prior + before)] - 1 - before;
-            if ((int64_t)prior - other != before_dist && other > least + CHECK_OFFSET &&
-                other < (int64_t)prior && other >= 0) {
-                uint32_t t = (uint32_t)other;
-                uint32_t length = same(b, prior + CHECK_OFFSET, t + CHECK_OFFSET, end);
-                if (length > before) {
-                    before = length;
-                    before_dist = prior - t;
-                    for (uint32_t i = CHECK_OFFSET; i-- > 0;) {
-                        if (before >= MAX_MATCH || b[prior + i] != b[t + i]) {
-                            for (uint32_t j = 0; j <= i; j++) {
-                                put_literal(k, prior + j);
-                                k->index++;
-                                enter(k);
-                            }
-                            break;
-                        }
-                        before++;
-                    }
-                }
-            }
-        }
+        if (age == KP7_SINCE_115_15)
+            other(k, look, least, &before, &before_dist);
+        else if (age == KP7_SINCE_114_4)
+            other_early(k, look, least, &before, &before_dist);
         put(k, before_dist << 16 | before);
         uint32_t to = k->index + before - 1, stop = to < k->insert_end ? to : k->insert_end;
         for (uint32_t i = k->index + 1; i < stop; i++)
             if (i >= k->filled)
-                insert(k, i);
+                insert(k, i, age);
         k->index = to;
         k->waiting = 0;
         k->length = MIN_LENGTH - 1;
-        k->misses = 0;
+        if (age < KP7_SINCE_19)
+            k->misses = 0;
         return;
     }
     if (k->length >= MIN_LENGTH)
@@ -198,18 +244,43 @@ static void turn(ls_kp7 *k, const ls_kp7_parameters *p) {
     k->misses++;
     put_literal(k, k->index - 1);
     k->index++;
-    int32_t over = (int32_t)k->misses - (int32_t)p->chain;
-    if (over <= 0)
-        return;
-    for (int32_t j = 0; j < 1 + (over >> 6); j++) {
+    int32_t over;
+    if (age >= KP7_SINCE_19) {
+        over = k->misses >> (age == KP7_SINCE_19 ? 5 : 6);
+        if (k->misses < 32)
+            return;
+    } else {
+        over = (int32_t)k->misses - (int32_t)p->chain;
+        if (over <= 0)
+            return;
+        over = 1 + (over >> 6);
+    }
+    for (int32_t j = 0; j < over; j++) {
         if (k->index + 1 >= k->window_end)
             break;
         put_literal(k, k->index - 1);
-        enter(k);
+        if (age < KP7_SINCE_19)
+            enter(k, age);
         k->index++;
     }
     put_literal(k, k->index - 1);
     k->waiting = 0;
+}
+
+static void turn(ls_kp7 *k, const ls_kp7_parameters *p) {
+    switch (p->age) {
+    case KP7_SINCE_115_15:
+        turn_of(k, p, KP7_SINCE_115_15);
+        break;
+    case KP7_SINCE_114_4:
+        turn_of(k, p, KP7_SINCE_114_4);
+        break;
+    case KP7_SINCE_19:
+        turn_of(k, p, KP7_SINCE_19);
+        break;
+    default:
+        turn_of(k, p, KP7_UNTIL_18);
+    }
 }
 
 /* The next token as predicted: 0 if there is none. */
@@ -235,7 +306,7 @@ static void restart(ls_kp7 *k, const ls_kp7_parameters *p) {
     k->dist = 0;
     move(k, p, 0);
     for (uint32_t i = k->filled; i < k->at && i < k->insert_end; i++)
-        insert(k, i);
+        insert(k, i, p->age);
 }
 
 static uint32_t size_of(ls_token t) {
@@ -282,13 +353,15 @@ void ls_kp7_begin(const ls_model *model, void *state, const ls_span *span) {
     k->span_at = kept;
     k->origin = (int64_t)kept - (int64_t)since - (int64_t)dictionary;
     k->head = -1;
+    if (p->age == KP7_UNTIL_18)
+        make_crc(k);
     k->at = k->index = k->filled = kept - (uint32_t)warm;
     k->length = MIN_LENGTH - 1;
     if (warm == since && warm + dictionary <= kept) {
         /* The dictionary enters the chains, but for its last three positions, which would take more. */
         uint32_t from = k->at - dictionary;
         for (uint32_t i = from; i + MIN_LENGTH <= k->at; i++)
-            insert(k, i);
+            insert(k, i, p->age);
         k->head = -1;
         k->filled = k->at;
     }
@@ -357,8 +430,17 @@ int ls_kp7_skip(const ls_model *model, void *state, size_t size) {
     return LS_OK;
 }
 
-const ls_kp7_parameters ls_kp7_level7 = {12, 16, 24, 0, 0, 0};
-const ls_kp7_parameters ls_kp7_level8 = {30, 40, 64, 0, 0, 0};
-const ls_kp7_parameters ls_kp7_level9 = {258, 258, 1024, 1, 0, 32768};
-const ls_kp7_parameters ls_kp7_level9_120 = {258, 258, 1024, 1, 1, 32768};
-const ls_kp7_parameters ls_kp7_level9_whole = {258, 258, 1024, 1, 0, 65536};
+const ls_kp7_parameters ls_kp7_level7 = {12, 16, 24, 0, 0, 0, 0, 0, KP7_SINCE_115_15};
+const ls_kp7_parameters ls_kp7_level8 = {30, 40, 64, 0, 0, 0, 0, 0, KP7_SINCE_115_15};
+const ls_kp7_parameters ls_kp7_level9 = {258, 258, 1024, 1, 0, 32768, 3, 4, KP7_SINCE_115_15};
+const ls_kp7_parameters ls_kp7_level9_120 = {258, 258, 1024, 1, 1, 32768, 3, 4, KP7_SINCE_115_15};
+const ls_kp7_parameters ls_kp7_level9_whole = {258, 258, 1024, 1, 0, 65536, 3, 4, KP7_SINCE_115_15};
+const ls_kp7_parameters ls_kp7_level7_114 = {12, 16, 24, 0, 0, 0, 0, 0, KP7_SINCE_114_4};
+const ls_kp7_parameters ls_kp7_level8_114 = {30, 40, 64, 0, 0, 0, 0, 0, KP7_SINCE_114_4};
+const ls_kp7_parameters ls_kp7_level9_114 = {258, 258, 1024, 1, 0, 65536, 6, 0, KP7_SINCE_114_4};
+const ls_kp7_parameters ls_kp7_level7_19 = {8, 24, 16, 0, 0, 0, 0, 0, KP7_SINCE_19};
+const ls_kp7_parameters ls_kp7_level8_19 = {16, 24, 64, 0, 0, 0, 0, 0, KP7_SINCE_19};
+const ls_kp7_parameters ls_kp7_level9_19 = {258, 258, 4096, 0, 0, 0, 0, 0, KP7_SINCE_19};
+const ls_kp7_parameters ls_kp7_level7_18 = {8, 24, 16, 0, 0, 0, 0, 0, KP7_UNTIL_18};
+const ls_kp7_parameters ls_kp7_level8_18 = {16, 24, 64, 0, 0, 0, 0, 0, KP7_UNTIL_18};
+const ls_kp7_parameters ls_kp7_level9_18 = {258, 258, 4096, 0, 0, 0, 0, 0, KP7_UNTIL_18};

@@ -143,11 +143,13 @@ def candidates(first: Span, header: bytes | None = None) -> list[Model]:
         if not m.superseded:
             families[_family(m.id)].append(m)
     tokens, size, shortest, flushes = _first_block(s)
-    go_like = len(header) >= 10 and header[9] == 255
+    # Of what is here, only zlib's relatives name a system.
+    stated = len(header) >= 10
+    go_like = stated and header[9] == 255
     klauspost = go_like and header[4:8] == b"\x00\x09\x6e\x88"
     far = shortest != 3
     votes = {
-        "zlib": _vote(not far, tokens in (16383, 32767), not go_like),
+        "zlib": _vote(not far, tokens in (16383, 32767)) + (3 if stated and not go_like else 0),
         "go": _vote(far, tokens == 16384, go_like and not klauspost),
         "fast": _vote(far, size == 65535, go_like and header[8] == 4),
         "kp": _vote(far, size > 0 and size % 65535 == 0, klauspost, far and flushes),
@@ -161,6 +163,11 @@ def candidates(first: Span, header: bytes | None = None) -> list[Model]:
         families["zlib"].sort(key=lambda m: m.id < 150)
     order = sorted(families, key=lambda name: -votes[name])
     return [m for name in order for m in families[name]]
+
+
+def levels(model: Model) -> list[Model]:
+    """The models of the same encoder at its other levels."""
+    return [m for m in models() if m.id // 10 == model.id // 10 and m.id != model.id]
 
 
 def _family(id: int) -> str:
@@ -274,9 +281,23 @@ class Recipe:
         out = bytearray([self.version])
         for value in (self.model.id, len(self)):
             _put(out, value)
-        for table in (self._content, self._bits, self._ends):
-            for i in range(len(self)):
-                _put(out, table[i + 1] - table[i])
+        tables = [
+            [table[i + 1] - table[i] for i in range(len(self))]
+            for table in (self._content, self._bits, self._ends)
+        ]
+        if self.version < 3:
+            for table in tables:
+                for value in table:
+                    _put(out, value)
+            return bytes(out) + self._corrections()
+        # Of the last span the blob and its content tell. Most spans have no corrections.
+        content, bits, corrections = (table[:-1] for table in tables)
+        for value in content:
+            _put(out, value)
+        for n_bits, length in zip(bits, corrections, strict=True):
+            _put(out, n_bits << 1 | (length > 0))
+        for length in filter(None, corrections):
+            _put(out, length)
         return bytes(out) + self._corrections()
 
     def _corrections(self) -> bytes:
@@ -285,24 +306,35 @@ class Recipe:
         return self._all
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Recipe:
-        """Raises CorruptError for what is no recipe, UnsupportedError for one of a newer version."""
-        if not data:
-            raise CorruptError("a recipe is empty")
-        if not 0 < data[0] <= VERSION:
-            raise UnsupportedError(
-                f"a recipe of version {data[0]} is of a newer layerstore: read this store with that"
-            )
-        numbers = _Numbers(data, 1)
-        recipe = cls(model(numbers.next(1 << 32)), data[0])
+    def from_bytes(cls, data: bytes, content_size: int, blob_size: int) -> Recipe:
+        """The recipe of a blob and its content, of so many bytes. Raises CorruptError for what is none,
+        UnsupportedError for one of a newer version."""
+        version, model, numbers = _begun(data)
+        recipe = cls(model, version)
         count = numbers.next(len(data))
-        sizes = [numbers.next(lib.LS_TOKENS_CONTENT) for _ in range(count)]
-        bits = [numbers.next(1 << 40) for _ in range(count)]
-        lengths = [numbers.next(len(data)) for _ in range(count)]
+        told = max(0, count - 1) if version > 2 else count
+        sizes = [numbers.next(lib.LS_TOKENS_CONTENT) for _ in range(told)]
+        bits = [numbers.next(1 << 41) for _ in range(told)]
+        if version > 2:
+            some = [b & 1 for b in bits]
+            bits = [b >> 1 for b in bits]
+            lengths = [numbers.next(len(data)) if s else 0 for s in some]
+        else:
+            lengths = [numbers.next(len(data)) for _ in range(told)]
+        if told < count:
+            sizes.append(content_size - sum(sizes))
+            bits.append(8 * blob_size - sum(bits))
+            lengths.append(len(data) - numbers.at - sum(lengths))
         for size, n_bits, length in zip(sizes, bits, lengths, strict=True):
+            if not (0 <= size <= lib.LS_TOKENS_CONTENT and 0 <= n_bits <= 1 << 40 and length >= 0):
+                raise CorruptError("a recipe is damaged: a span that cannot be")
             recipe._add(size, n_bits, length)
         recipe._all = bytes(data[numbers.at :])
-        if len(recipe._all) != recipe._ends[-1] or recipe._bits[-1] % 8:
+        if (
+            len(recipe._all) != recipe._ends[-1]
+            or recipe._bits[-1] != 8 * blob_size
+            or recipe.content_size != content_size
+        ):
             raise CorruptError("a recipe is damaged: its parts do not add up")
         return recipe
 
@@ -325,6 +357,23 @@ class Recipe:
 
     def corrections(self, number: int) -> bytes:
         return self._corrections()[self._ends[number] : self._ends[number + 1]]
+
+
+def _begun(data: bytes) -> tuple[int, Model, _Numbers]:
+    """Version and model of a recipe, and what follows."""
+    if not data:
+        raise CorruptError("a recipe is empty")
+    if not 0 < data[0] <= VERSION:
+        raise UnsupportedError(
+            f"a recipe of version {data[0]} is of a newer layerstore: read this store with that"
+        )
+    numbers = _Numbers(data, 1)
+    return data[0], model(numbers.next(1 << 32)), numbers
+
+
+def model_of(data: bytes) -> Model:
+    """The model that a recipe names. Raises as `Recipe.from_bytes` does."""
+    return _begun(data)[1]
 
 
 def make_span(recipe: Recipe, number: int, *content: Buffer) -> bytes:
@@ -423,9 +472,11 @@ __all__ = [
     "candidates",
     "choose",
     "follows",
+    "levels",
     "make_span",
     "mispredicted",
     "model",
+    "model_of",
     "models",
     "telling",
 ]

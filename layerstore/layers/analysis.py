@@ -2,8 +2,8 @@
 
 One pass decodes it to spans; the content goes on at once; a model is chosen by the first spans, or by
 one that tells more; what was decoded so far is cut again for it, and all spans are analysed side by
-side in the pool. Memory: a span for each core and two more (up to 35 MB each), whatever the size of
-the blob.
+side in the pool. Memory: a span for each core and two more, five at least (up to 35 MB each),
+whatever the size of the blob.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from itertools import accumulate, islice
 
 from ..core import recipe as recipes
 from ..errors import InvalidInputError, LimitError
@@ -32,6 +33,8 @@ SPAN = 1 << 20
 """Content of the next ones, as long as no model is chosen."""
 TELLING = 4096
 """`recipes.telling` of the spans that a model is chosen by, at least, if the blob has such."""
+PLENTY = 1 << 16
+"""The same, above which no further span is asked: neighbouring levels may differ in few tokens only."""
 LOOK_AHEAD = 64 << 20
 """Bytes of content in which such a span is looked for."""
 FEED = 64 << 10
@@ -149,7 +152,7 @@ class Analysis:
                 self._given += fresh
                 yield span.content[-fresh:]
             if self._recipe is None and len(self._spans) > 2:
-                if self._choose_cuts():
+                if len(self._spans) > self._wanted() and self._choose_cuts():
                     waiting = deque(self._cut_again())
             elif self._recipe is not None:
                 while len(self._spans) > 1:
@@ -182,6 +185,12 @@ class Analysis:
         if self._ended:
             yield from self._decoder.finish()
 
+    def _wanted(self) -> int:
+        """Spans that a model is chosen by: two, and, if these do not tell plenty, up to two that are
+        asked behind them."""
+        told = accumulate(map(recipes.telling, islice(self._spans, 3)))
+        return max(2, 1 + sum(t < PLENTY for t in told))
+
     def _choose(self) -> recipes.Model:
         """The model with the fewest corrections on the first two spans (the first one is short), or,
         where they tell little of their encoder, on one behind them that tells more."""
@@ -211,8 +220,29 @@ class Analysis:
                         break
         if best is None:
             raise GivenUp("no model of an encoder fits it", self._likely, -1)
+        best = self._among_levels(best, told)
         self._recipe = recipes.Recipe(best)
         return best
+
+    def _among_levels(self, model: recipes.Model, told: int) -> recipes.Model:
+        """The model, or that of another level of its encoder, if one of the spans behind those that it
+        was chosen by tells more and is mispredicted by it."""
+        behind = [*islice(self._spans, 1, None), None]
+        further: list[_Probe] = list(zip(self._spans, behind, strict=True))[2:]
+        if not self._ended:
+            further = further[:-1]
+        span, following = max(further, key=lambda p: recipes.telling(p[0]), default=(None, None))
+        if span is None or told >= PLENTY or recipes.telling(span) <= told:
+            return model
+        cost = recipes.analyse(span, following, model, span.size)
+        if cost is not None and recipes.follows(model):
+            return model
+        least = span.size if cost is None else len(cost)
+        for other in recipes.levels(model):
+            cost = recipes.analyse(span, following, other, least)
+            if cost is not None and len(cost) < least:
+                model, least = other, len(cost)
+        return model
 
     def _look_ahead(self, told: int) -> _Probe | None:
         """The first span that tells enough, else the one that tells most, if that is more than `told`;

@@ -336,9 +336,11 @@ def _gzip_pieces(storage: Storage, row: BlobRow, offset: int = 0) -> Iterator[me
         return assemble(storage, serial, inner, [])
 
     if form.recipe is not None:
-        recipe = Recipe.from_bytes(storage.chunks.read_stream(form.recipe))
-        if recipe.blob_size != row.size or recipe.content_size != inner.size:
-            raise CorruptError(f"blob {row.digest}: its recipe is damaged", digest=row.digest)
+        data = storage.chunks.read_stream(form.recipe)
+        try:
+            recipe = Recipe.from_bytes(data, inner.size, row.size)
+        except CorruptError as e:
+            raise CorruptError(f"blob {row.digest}: {e.message}", digest=row.digest) from e
         if offset >= row.size:
             return
         first = recipe.find(offset)

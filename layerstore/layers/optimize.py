@@ -391,8 +391,7 @@ class _Work:
     def _encoder(self, form: GzipForm) -> str:
         if form.recipe is None:
             return f"layerstore {form.level}"
-        recipe = recipes.Recipe.from_bytes(self._storage.chunks.read_stream(form.recipe))
-        return recipe.model.name
+        return recipes.model_of(self._storage.chunks.read_stream(form.recipe)).name
 
 
 __all__ = ["Limits", "Outcome", "Stopped", "optimize", "optimize_blob"]

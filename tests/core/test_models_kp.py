@@ -135,7 +135,9 @@ def test_the_plain_path_gives_the_same(tmp_path: Path) -> None:
     assert vectors(plain) == json.loads(VECTORS.read_text())
 
 
-@pytest.mark.parametrize("model", [221, 301, 304, 305, 306, 309, 365])
+@pytest.mark.parametrize(
+    "model", [221, 301, 304, 305, 306, 309, 313, 333, 334, 339, 363, 364, 365, 368, 378]
+)
 def test_tokens_stand_for_the_content(replay: Path, model: int, tmp_path: Path) -> None:
     """By a decoder that shares nothing with the models."""
     content = generated("copies", 150_000)
@@ -164,7 +166,26 @@ def test_a_strange_encoder_is_made_again_with_corrections(replay: Path) -> None:
     """zlib's tokens, blocks and flushes by each model, in spans that begin anywhere."""
     random.seed(1)
     zlib = encoders()["zlib-6"](generated("words", 200_000) + random.randbytes(50_000))
-    for model in (221, 301, 302, 303, 304, 305, 306, 307, 309, 315, 355, 359):
+    for model in (
+        221,
+        301,
+        302,
+        303,
+        304,
+        305,
+        306,
+        307,
+        309,
+        313,
+        315,
+        334,
+        339,
+        355,
+        359,
+        363,
+        369,
+        377,
+    ):
         found = asked(replay, model, zlib, str(random.randrange(1, 100_000)))
         assert found["mispredicted"] > 0
         assert found["unequal"] == 0

@@ -47,7 +47,7 @@ def recipe_of(spans: list[rec.Span], model: rec.Model, limit: int) -> rec.Recipe
         corrections = rec.analyse(span, following, model, limit)
         assert corrections is not None
         out.add(span, corrections)
-    return rec.Recipe.from_bytes(out.to_bytes())
+    return rec.Recipe.from_bytes(out.to_bytes(), out.content_size, out.blob_size)
 
 
 def make(recipe: rec.Recipe, number: int, content: bytes) -> bytes:
@@ -380,17 +380,79 @@ def test_spans_are_analysed_and_made_side_by_side() -> None:
 
 
 def test_recipes_of_newer_versions_and_damaged_ones() -> None:
-    spans = decode(gzip.compress(text(10_000)))
-    data = recipe_of(spans, NONE, 1 << 20).to_bytes()
+    blob = gzip.compress(text(300_000))
+    spans = decode(blob, span=50_000)
+    recipe = recipe_of(spans, NONE, 1 << 20)
+    data = recipe.to_bytes()
+    sizes = recipe.content_size, recipe.blob_size
+    assert sizes == (300_000, len(blob))
     with pytest.raises(UnsupportedError, match="newer"):
-        rec.Recipe.from_bytes(bytes([rec.VERSION + 1]) + data[1:])
+        rec.Recipe.from_bytes(bytes([rec.VERSION + 1]) + data[1:], *sizes)
     with pytest.raises(UnsupportedError, match="model 99"):
-        rec.Recipe.from_bytes(bytes([rec.VERSION, 99]) + data[2:])
+        rec.Recipe.from_bytes(bytes([rec.VERSION, 99]) + data[2:], *sizes)
+    # All but what corrects the last span is told; how long that is, only the stream that holds it.
+    for size in range(len(data) - len(recipe.corrections(len(spans) - 1))):
+        with pytest.raises(CorruptError):
+            rec.Recipe.from_bytes(data[:size], *sizes)
+    first = spans[0].size
+    for content_size, blob_size in ((first - 1, len(blob)), (300_000, 100), (1 << 30, len(blob))):
+        with pytest.raises(CorruptError):
+            rec.Recipe.from_bytes(data, content_size, blob_size)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_recipes_of_older_versions_and_damaged_ones(version: int) -> None:
+    """Their table tells of all spans, and must be of this blob."""
+    blob = gzip.compress(text(300_000))
+    recipe = recipe_of(decode(blob, span=50_000), NONE, 1 << 20)
+    recipe.version = version
+    data = recipe.to_bytes()
+    again_ = rec.Recipe.from_bytes(data, 300_000, len(blob))
+    assert [again_.extent(n) for n in range(len(again_))] == [
+        recipe.extent(n) for n in range(len(recipe))
+    ]
+    assert [again_.corrections(n) for n in range(len(recipe))] == [
+        recipe.corrections(n) for n in range(len(recipe))
+    ]
     for size in range(len(data)):
         with pytest.raises(CorruptError):
-            rec.Recipe.from_bytes(data[:size])
+            rec.Recipe.from_bytes(data[:size], 300_000, len(blob))
+    for content_size, blob_size in ((299_999, len(blob)), (300_000, len(blob) - 1)):
+        with pytest.raises(CorruptError):
+            rec.Recipe.from_bytes(data, content_size, blob_size)
     with pytest.raises(CorruptError):
-        rec.Recipe.from_bytes(data + b"x")
+        rec.Recipe.from_bytes(data + b"x", 300_000, len(blob))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1 << 24), st.integers(0, 1 << 30), st.binary(max_size=300)),
+        min_size=1,
+        max_size=9,
+    ),
+    st.integers(1, rec.VERSION),
+)
+@settings(max_examples=300 // SLOWER, deadline=None)
+def test_the_table_of_spans_comes_back(spans: list[tuple[int, int, bytes]], version: int) -> None:
+    recipe = rec.Recipe(NONE, version)
+    spans[-1] = spans[-1][0], spans[-1][1] + -sum(s[1] for s in spans) % 8, spans[-1][2]
+    for size, bits, corrections in spans:
+        recipe._add(size, bits, len(corrections))
+        recipe._parts.append(corrections)
+    back = rec.Recipe.from_bytes(recipe.to_bytes(), recipe.content_size, recipe.blob_size)
+    assert (back.version, back.model, len(back)) == (version, NONE, len(spans))
+    for number, (_, _, corrections) in enumerate(spans):
+        assert back.extent(number) == recipe.extent(number)
+        assert back.corrections(number) == corrections
+
+
+@settings(max_examples=300 // SLOWER, deadline=None)
+@given(st.binary(max_size=60), st.integers(0, 1 << 20), st.integers(0, 1 << 16))
+def test_no_recipe_is_an_error(data: bytes, content_size: int, blob_size: int) -> None:
+    with contextlib.suppress(CorruptError, UnsupportedError):
+        recipe = rec.Recipe.from_bytes(b"\3\1" + data, content_size, blob_size)
+        assert (recipe.content_size, recipe.blob_size) == (content_size, blob_size)
+        assert recipe.extent(len(recipe) - 1).blob_end == blob_size
 
 
 @settings(max_examples=300 // SLOWER, deadline=None)

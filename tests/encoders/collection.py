@@ -54,6 +54,9 @@ KLAUSPOST_OLD = (
 KLAUSPOST = ("1.15.11", "1.15.15", "1.16.7", "1.17.11", "1.18.0", "1.18.6", "1.19.1", "1.20.4")
 """And since."""
 
+EVERY_LEVEL = ("1.9.7", "1.14.4", "1.15.9", "1.15.11", "1.18.0", "1.18.6", "1.20.4")
+"""Of those, the ones that are asked for each level; the others for 5 and 6."""
+
 Encoder = Callable[[bytes], bytes]
 
 
@@ -315,7 +318,7 @@ def encoders() -> dict[str, Encoder]:
             out[f"pgzip-{version}-{block >> 10}k"] = lambda content, v=version, b=block: _pipe(
                 klauspost_program(v), "pgzip", "-1", str(b)
             )(content)
-        levels = range(1, 10) if version in ("1.15.11", "1.18.0", "1.18.6", "1.20.4") else (5, 6)
+        levels = range(1, 10) if version in EVERY_LEVEL else (5, 6)
         for level in levels:
             out[f"klauspost-{version}-{level}"] = lambda content, v=version, n=level: _pipe(
                 klauspost_program(v), "gzip", str(n)

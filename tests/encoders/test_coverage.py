@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import layerstore
+from layerstore.core import recipe
+from layerstore.layers.analysis import FIRST_SPAN, SPAN
 from tests.encoders.collection import contents, encoders
 from tests.encoders.coverage import measured, rows
 
@@ -41,6 +43,24 @@ def test_a_model_is_chosen_by_what_tells(tmp_path: Path, level: int) -> None:
     assert found.exact
     assert found.regenerated
     assert found.wrong * 1000 <= found.tokens
+
+
+@pytest.mark.parametrize("level", [5, 6])
+def test_a_level_is_chosen_among_neighbours(tmp_path: Path, level: int) -> None:
+    """Where the first two spans tell little, and nothing of these two levels, and the third does."""
+    random.seed(level)
+    words = b"".join(2 * random.randbytes(4) + random.randbytes(1) for _ in range(3000))
+    content = random.randbytes(1_200_000) + words + random.randbytes(400_000)
+    content += dict(contents(1 << 20))["text"]
+    blob = encoders()[f"gzip-{level}"](content)
+    decoder = recipe.Decoder(SPAN, FIRST_SPAN)
+    first, second, *_ = decoder.feed(blob) + decoder.finish()
+    both = [recipe.analyse(first, second, recipe.model(120 + n), 4096) for n in (5, 6)]
+    assert both[0] == both[1]
+    with layerstore.open(tmp_path / "store") as store:
+        found = measured(store, blob)
+    assert found.model.endswith(f" {level}")  # of gzip or zlib: its one block ends as both do
+    assert (found.exact, found.wrong) == (True, 0)
 
 
 def test_an_estargz_layer_is_made_again(tmp_path: Path) -> None:

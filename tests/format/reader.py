@@ -528,7 +528,7 @@ class Store:
         own = next(name for name in ("inline", "plain", "tar", "raw") if name in inner)
         content = self.verified(inner, own)
         data = b"".join(self.stream(form["recipe"]))
-        need(data[:1] in (b"\x01", b"\x02"), "a recipe of another version")
+        need(data[:1] in (b"\x01", b"\x02", b"\x03"), "a recipe of another version")
         at = 1
 
         def number() -> int:
@@ -542,7 +542,17 @@ class Store:
                     return value
 
         model, count = number(), number()
-        sizes, bits, corrections = ([number() for _ in range(count)] for _ in range(3))
+        if data[0] < 3:
+            sizes, bits, corrections = ([number() for _ in range(count)] for _ in range(3))
+        else:
+            sizes = [number() for _ in range(count - 1)]
+            bits = [number() for _ in range(count - 1)]
+            corrections = [number() for bit in bits if bit % 2]
+            bits = [bit // 2 for bit in bits]
+            sizes.append(len(content) - sum(sizes))
+            bits.append(8 * blob["size"] - sum(bits))
+            corrections.append(len(data) - at - sum(corrections))
+            need(min(sizes + bits + corrections) >= 0, "a recipe is of another blob")
         need(sum(sizes) == len(content), "a recipe is of another content")
         need(sum(bits) == 8 * blob["size"], "a recipe is of another blob")
         need(at + sum(corrections) == len(data), "corrections")

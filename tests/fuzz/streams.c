@@ -176,6 +176,8 @@ static void put_block(maker *k, unsigned final) {
     if (!kind) {
         static const uint16_t sizes[5] = {0, 0, 1, 40, 700};
         unsigned size = sizes[chance(k, 5)];
+        if (k->n_text + size > MAX_TEXT)
+            size = 0;
         pad(k);
         put(k, size | (size ^ 0xffff) << 16, 32);
         for (; size; size--) {

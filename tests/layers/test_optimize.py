@@ -380,6 +380,24 @@ def test_a_recipe_of_a_newer_version_says_so(content: Content, storage: Storage)
         stores.get(content, digest)
 
 
+@pytest.mark.parametrize("version", range(1, recipes.VERSION + 1))
+def test_recipes_of_every_version_are_read(
+    content: Content, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    """As one that an older build wrote is: proven, read whole and from the middle."""
+    monkeypatch.setattr(recipes, "VERSION", version)
+    monkeypatch.setattr(recipes.Recipe.__init__, "__defaults__", (version,))
+    digest = landed(content)
+    (outcome,) = run(content)
+    assert outcome.blob.result == "gzip"
+    monkeypatch.undo()
+    assert stores.get(content, digest) == BLOB
+    with content.open(digest) as blob:
+        blob.seek(len(BLOB) // 2)
+        assert blob.read(1000) == BLOB[len(BLOB) // 2 : len(BLOB) // 2 + 1000]
+    stores.clean(content)
+
+
 def test_an_unproven_form_never_lets_the_file_go(content: Content, storage: Storage) -> None:
     digest = landed(content)
     serial, _ = row_of(storage, digest)
