@@ -5,9 +5,8 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import replace
 
-from ..registry import Config, LogConfig, Options, ProxyConfig, load
+from ..registry import UPSTREAM, Config, LogConfig, Options, ProxyConfig, load
 from ..registry import serve as run
-from ..registry.mirror import SILENCE, TRIES
 from .context import Context
 from .parser import UsageError
 from .verbs_transfer import remote_options
@@ -30,7 +29,7 @@ def serve(context: Context) -> None:
     options = Options(
         raw_cache=context.raw_cache(),
         timeout=args.timeout,
-        remote=replace(remote_options(args), timeout=SILENCE, tries=TRIES),
+        remote=replace(remote_options(args), timeout=UPSTREAM.timeout, tries=UPSTREAM.tries),
     )
     run(store, config, options=options, ready=ready)
 

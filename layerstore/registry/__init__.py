@@ -7,7 +7,17 @@ It needs no framework; any ASGI server serves it. `serve` runs uvicorn, of the e
 
 from .app import Registry
 from .config import Config, LogConfig, ProxyConfig, load
-from .mirror import Mirror
+from .mirror import UPSTREAM, Mirror
 from .server import Options, serve
 
-__all__ = ["Config", "LogConfig", "Mirror", "Options", "ProxyConfig", "Registry", "load", "serve"]
+__all__ = [
+    "UPSTREAM",
+    "Config",
+    "LogConfig",
+    "Mirror",
+    "Options",
+    "ProxyConfig",
+    "Registry",
+    "load",
+    "serve",
+]

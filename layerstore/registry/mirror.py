@@ -45,9 +45,8 @@ T = TypeVar("T")
 FETCHES = 8
 """Blobs that are fetched at the same time; more wait."""
 PAUSE = 10.0
-SILENCE = 30.0
-"""Seconds that an upstream may be silent, while clients wait for what comes from it."""
-TRIES = 3
+UPSTREAM = RemoteOptions(timeout=30.0, tries=3)
+"""How an upstream is asked if nothing else is said: clients wait for what comes from it."""
 AWAY = ("", "")
 """What is asked for when the upstream does not answer, as far as the table of moments is concerned."""
 WARNING = ("Warning", '110 layerstore "the upstream does not answer: this may be stale"')
@@ -69,9 +68,7 @@ class Mirror:
         options: RemoteOptions | None = None,
     ) -> None:
         self.stopped = threading.Event()
-        self.remote, self._prefix = Remote.of(
-            upstream, options or RemoteOptions(timeout=SILENCE, tries=TRIES), stopped=self.stopped
-        )
+        self.remote, self._prefix = Remote.of(upstream, options or UPSTREAM, stopped=self.stopped)
         self.ttl = ttl
         self._idle = idle
         self.lends = idle is not None

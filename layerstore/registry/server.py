@@ -26,7 +26,7 @@ from .app import Registry
 from .config import Config, Tls
 from .logs import AccessLog
 from .metrics import Metrics
-from .mirror import SILENCE, TRIES, Mirror
+from .mirror import UPSTREAM, Mirror
 
 BACKLOG = 512
 KEEP_ALIVE = 60
@@ -211,10 +211,7 @@ def run(
             ttl=config.proxy.ttl,
             idle=config.proxy.idle,
             shared=shared,
-            options=replace(
-                options.remote or RemoteOptions(timeout=SILENCE, tries=TRIES),
-                slowest=config.proxy.slowest,
-            ),
+            options=replace(options.remote or UPSTREAM, slowest=config.proxy.slowest),
         )
     registry = Registry(
         store,
