@@ -166,7 +166,7 @@ def candidates(first: Span, header: bytes | None = None) -> list[Model]:
 
 
 def levels(model: Model) -> list[Model]:
-    """The models of the same encoder at its other levels."""
+    """The models with numbers beside a model's: mostly the same encoder at its other levels."""
     return [m for m in models() if m.id // 10 == model.id // 10 and m.id != model.id]
 
 

@@ -345,7 +345,7 @@ def _proxy(table: _Table) -> ProxyConfig:
         raise table.wrong("upstream", "a registry: docker://HOST")
     ttl = table.duration("ttl", 3600.0, zero=True)
     idle = table.duration("idle", 0.0) if table.has("idle") else None
-    slowest = table.size("slowest")
+    slowest = table.size("slowest", least=0)
     default = ProxyConfig(upstream)
     return table.done(
         ProxyConfig(upstream, ttl, idle, default.slowest if slowest is None else slowest)

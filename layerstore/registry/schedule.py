@@ -35,6 +35,7 @@ class Schedule:
         self._whole = dict.fromkeys(JOBS, start)
         """When the last run that came to its end began."""
         self._failed = dict.fromkeys(JOBS, -math.inf)
+        """When a run failed."""
         self._pending = False
 
     def next(self, now: float, last: float) -> str | None:
@@ -49,7 +50,9 @@ class Schedule:
 
     def stops(self, what: str, now: float, last: float) -> bool:
         """Whether a job that runs is to stop."""
-        if what == "optimize" and self._late("gc", now, last):
+        # One that fails each time would never let the other come to its end.
+        sound = self._failed["gc"] < self._whole["gc"]
+        if what == "optimize" and sound and self._late("gc", now, last):
             return True
         waits = self._when[what] == "idle" and now - self._whole[what] < self._overdue
         return waits and now - last < min(1.0, self._quiet)

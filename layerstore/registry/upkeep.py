@@ -1,9 +1,10 @@
 """One job of upkeep, optimizing or collecting, in a process of its own that gives way to requests.
 
-The scheduler gives it only what is left over (SCHED_IDLE). That alone does not keep answers quick: a
-process that wakes on a core that is in use waits now and then until the next tick, some milliseconds,
-whatever the classes are. So while requests come the job has one core, and a share of its time; when
-none came for a while it has all of them.
+A process that wakes on a core that is in use waits now and then until the next tick, some milliseconds,
+whatever the scheduler's classes are. So while requests come the job has one core, and a share of its
+time, in bursts; when none came for a while it has all of them. It is nicer than others, and not of the
+class that gets only what is left over: where the cores are full it would not come to the end of a
+commit, for which all writers wait.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 SHARE = 0.15
 """Of one core, while requests come."""
+NICE = 10
 BURST = 0.2
 """Seconds of a core that are used before the job waits: many short turns disturb more than few long
 ones."""
@@ -96,7 +98,7 @@ def maintain(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)
         pace = Pace(lambda: time.monotonic() - last.get_obj().value < QUIET)
         pace()
         import layerstore

@@ -82,6 +82,9 @@ class _Patient:
         self._waited, self._came = 0.0, 0
 
     def _arrived(self, size: int) -> int:
+        if not self._came:
+            # How long an answer takes to begin says nothing of its rate; the timeout bounds it.
+            self._waited = 0.0
         self._came += size
         return size
 

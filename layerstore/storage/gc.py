@@ -55,7 +55,8 @@ from .storage import Storage
 
 BLOB_SLICE = 500
 NUMBER_SLICE = 4096
-LEASE_SLICE = 4096
+LEASE_SLICE = 128
+"""Rows of one commit: all writers wait for it, so it takes milliseconds."""
 NO_LIMITS = prune.Limits()
 CHECKPOINT_AT = 1 << 20
 """The metadata pack is cut when it has grown by this much, and by half of what it holds."""
@@ -288,7 +289,8 @@ class _Run:
                 if expired(value) or not self._owner_lives(key, value)
             ]
             older = [key for key, value in snapshot.items(Table.LEASES) if of_older_boot(value)]
-        self._drop_leases(over)
+        self._tell("leases", 0, len(over), "leases")
+        self._drop_leases(over, self._say)
         for at in range(0, len(older), LEASE_SLICE):
             storage.index.update(functools.partial(_restart, older[at : at + LEASE_SLICE]))
         repositories.expire(storage)
@@ -297,8 +299,8 @@ class _Run:
         session = session_of(lease, value)
         return session is None or session_alive(self.storage, session)
 
-    def _drop_leases(self, keys: Sequence[bytes]) -> None:
-        """In few commits: a server whose clients vanish has one for each of them."""
+    def _drop_leases(self, keys: Sequence[bytes], say: Callable[[], None] = lambda: None) -> None:
+        """Many in a commit: a server whose clients vanish has one for each of them."""
         left = keys
         while left:
             part = left[:LEASE_SLICE]
@@ -306,7 +308,7 @@ class _Run:
                 lambda tx, part=part: drop_some(tx, part, LEASE_SLICE)  # type: ignore[misc]
             )
             left = left[gone:]
-            self._say()
+            say()
 
     def _candidates(self, snapshot: Snapshot) -> tuple[Runs, set[int]]:
         """Committed numbers and blobs of a snapshot: all that may be condemned (rule 2)."""

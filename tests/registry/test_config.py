@@ -71,6 +71,7 @@ rights = ["pull", "create", "overwrite", "delete"]
 upstream = "docker://registry.example"
 ttl = "5m"
 idle = "720h"
+slowest = 0
 """
 
 
@@ -104,7 +105,7 @@ def test_everything_can_be_said(tmp_path):
         {"pull", "create", "overwrite", "delete"},
     ]
     assert (config.proxy.upstream, config.proxy.ttl) == ("docker://registry.example", 300.0)
-    assert config.proxy.idle == 30 * 86400
+    assert (config.proxy.idle, config.proxy.slowest) == (30 * 86400, 0)
 
 
 def test_nothing_need_be_said():

@@ -29,7 +29,7 @@ class World:
         self.stopped: list[str] = []
         self.beside: set[str] = set()
         self.takes = dict.fromkeys(JOBS, 2)
-        self.result = "done"
+        self.results = dict.fromkeys(JOBS, "done")
 
     def step(self, busy: bool) -> None:
         self.time += STEP
@@ -49,7 +49,7 @@ class World:
             self.beside.add(what)
         self.job = (what, began, left - 1)
         if left <= 1:
-            self.end(self.result)
+            self.end(self.results[what])
 
     def end(self, result: str) -> None:
         what, began, _ = self.job
@@ -108,13 +108,24 @@ def test_an_optimizing_that_takes_long_makes_way_for_gc():
 @pytest.mark.parametrize("busy", [False, True])
 def test_what_fails_is_tried_again_after_a_while(busy):
     world = World(optimize="off")
-    world.result, began = "failed", 0
+    world.results["gc"], began = "failed", 0
     for _ in range(int(2 * OVERDUE / STEP)):
         before = world.job
         world.step(busy)
         began += before is None and world.job is not None
     tried = OVERDUE if busy else 2 * OVERDUE
     assert tried / GC_EVERY / 3 < began <= tried / GC_EVERY
+
+
+@pytest.mark.parametrize("optimize", ["idle", "now"])
+def test_a_gc_that_fails_keeps_nothing_from_its_end(optimize):
+    """As where something is missing: nothing is collected until a check has said what."""
+    world = World(optimize=optimize)
+    world.results["gc"] = "failed"
+    world.takes["optimize"] = 60
+    world.run(10 * OVERDUE, busy=True)
+    assert len(world.stopped) <= 1
+    assert len(world.done["optimize"]) >= 5
 
 
 def test_what_is_off_never_runs_and_what_is_now_needs_no_idleness():

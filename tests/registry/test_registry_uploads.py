@@ -389,9 +389,7 @@ import os, sys
 sys.path.insert(0, sys.argv[2])
 import layerstore
 from layerstore.registry import Registry
-from layerstore.core.hashing import blake3
 from layerstore.storage.operation import Operation
-from layerstore.storage.raws import PieceHasher
 from registry.asgi import Client
 from registry.soak import digest_of
 with layerstore.open(sys.argv[1]) as store:
