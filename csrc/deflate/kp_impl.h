@@ -129,6 +129,19 @@ typedef struct kp5_19_tables {
     ls_pair far[1 << 16];
 } kp5_19_tables;
 
+/* Up to 1.8. */
+typedef struct kp1_18_tables {
+    uint16_t table[1 << 14];
+} kp1_18_tables;
+
+typedef struct kp2_18_tables {
+    uint32_t table[1 << 14];
+} kp2_18_tables;
+
+typedef struct kp3_18_tables {
+    ls_pair table[1 << 14];
+} kp3_18_tables;
+
 /* What a level's file gives to the table of models. */
 #define KP_DECLARE(NAME, TABLES)                                                                   \
     typedef struct NAME##_state {                                                                  \
@@ -175,13 +188,20 @@ KP_DECLARE(kp3_120, kp3_tables);
 KP_DECLARE(kp4_120, kp4_tables);
 KP_DECLARE(kp5_120, kp5_tables);
 KP_DECLARE(kp6_120, kp5_tables);
+KP_DECLARE(kp1_18, kp1_18_tables);
+KP_DECLARE(kp2_18, kp2_18_tables);
+KP_DECLARE(kp3_18, kp3_18_tables);
+KP_DECLARE(kp4_18, kp3_18_tables);
 
 /* Its functions, out of its find and after. */
 #define KP_DEFINE(NAME, LEAST, PIECE) KP_DEFINE_MARGIN(NAME, LEAST, PIECE, KP_MARGIN)
 
 #define KP_DEFINE_MARGIN(NAME, LEAST, PIECE, MARGIN)                                               \
+    KP_DEFINE_ENTER(NAME, LEAST, PIECE, MARGIN, kp_enter)
+
+#define KP_DEFINE_ENTER(NAME, LEAST, PIECE, MARGIN, ENTER)                                         \
     static const ls_matcher NAME##_matcher = {                                                     \
-        NAME##_find, NAME##_after, kp_enter, sizeof(((NAME##_state *)0)->tables),                  \
+        NAME##_find, NAME##_after, ENTER, sizeof(((NAME##_state *)0)->tables),                     \
         MARGIN,      LEAST,        PIECE};                                                         \
     void ls_##NAME##_begin(const ls_model *model, void *state, const ls_span *span) {              \
         NAME##_state *k = state;                                                                   \

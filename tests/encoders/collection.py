@@ -54,7 +54,17 @@ KLAUSPOST_OLD = (
 KLAUSPOST = ("1.15.11", "1.15.15", "1.16.7", "1.17.11", "1.18.0", "1.18.6", "1.19.1", "1.20.4")
 """And since."""
 
-EVERY_LEVEL = ("1.9.7", "1.14.4", "1.15.9", "1.15.11", "1.18.0", "1.18.6", "1.20.4")
+EVERY_LEVEL = (
+    "1.4.1",
+    "1.8.2",
+    "1.9.7",
+    "1.14.4",
+    "1.15.9",
+    "1.15.11",
+    "1.18.0",
+    "1.18.6",
+    "1.20.4",
+)
 """Of those, the ones that are asked for each level; the others for 5 and 6."""
 
 Encoder = Callable[[bytes], bytes]
