@@ -237,9 +237,11 @@ KP_DECLARE(kp4_18, kp3_18_tables);
 /* What differs between releases, newest first: since 1.15.15; since 1.14.4; since 1.9; before. */
 enum ls_kp7_age { KP7_SINCE_115_15, KP7_SINCE_114_4, KP7_SINCE_19, KP7_UNTIL_18 };
 
+#define KP7_BY_ENTROPY 2 /* 1.14.0: in bits that a byte takes on average */
+
 typedef struct ls_kp7_parameters {
     uint16_t lazy, nice, chain;
-    uint8_t weighs;      /* level 9: matches are weighed in bits */
+    uint8_t weighs;      /* level 9: matches are weighed in bits; or KP7_BY_ENTROPY */
     uint8_t unlimited;   /* ls_go_code_120 makes that code */
     uint32_t sample;     /* bytes of the window that the code for it is made of */
     uint8_t cost, least; /* bits that a match costs at least, and that it has to save beyond that */
@@ -262,6 +264,7 @@ typedef struct ls_kp7 {
     uint16_t misses;
     uint8_t waiting; /* the byte before index is no token yet */
     uint8_t weights[256];
+    uint32_t bits; /* KP7_BY_ENTROPY: of a byte */
     uint32_t queued, taken;
     ls_token queue[KP7_QUEUE];
     uint32_t crc[4][256];               /* up to 1.8: of a byte and so many behind it */
@@ -275,7 +278,8 @@ int ls_kp7_make(const ls_model *model, void *state, ls_asking *a, size_t count, 
 int ls_kp7_skip(const ls_model *model, void *state, size_t size);
 
 extern const ls_kp7_parameters ls_kp7_level7, ls_kp7_level8, ls_kp7_level9, ls_kp7_level9_whole,
-    ls_kp7_level9_120, ls_kp7_level7_114, ls_kp7_level8_114, ls_kp7_level9_114, ls_kp7_level7_19,
-    ls_kp7_level8_19, ls_kp7_level9_19, ls_kp7_level7_18, ls_kp7_level8_18, ls_kp7_level9_18;
+    ls_kp7_level9_120, ls_kp7_level7_114, ls_kp7_level8_114, ls_kp7_level9_114, ls_kp7_level7_1140,
+    ls_kp7_level8_1140, ls_kp7_level9_1140, ls_kp7_level7_19, ls_kp7_level8_19, ls_kp7_level9_19,
+    ls_kp7_level7_18, ls_kp7_level8_18, ls_kp7_level9_18;
 
 #endif

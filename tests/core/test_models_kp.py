@@ -179,6 +179,8 @@ def test_a_strange_encoder_is_made_again_with_corrections(replay: Path) -> None:
         309,
         313,
         315,
+        327,
+        329,
         334,
         339,
         355,
