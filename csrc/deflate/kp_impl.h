@@ -129,6 +129,19 @@ typedef struct kp5_19_tables {
     ls_pair far[1 << 16];
 } kp5_19_tables;
 
+/* Up to 1.8. */
+typedef struct kp1_18_tables {
+    uint16_t table[1 << 14];
+} kp1_18_tables;
+
+typedef struct kp2_18_tables {
+    uint32_t table[1 << 14];
+} kp2_18_tables;
+
+typedef struct kp3_18_tables {
+    ls_pair table[1 << 14];
+} kp3_18_tables;
+
 /* What a level's file gives to the table of models. */
 #define KP_DECLARE(NAME, TABLES)                                                                   \
     typedef struct NAME##_state {                                                                  \
@@ -175,13 +188,20 @@ KP_DECLARE(kp3_120, kp3_tables);
 KP_DECLARE(kp4_120, kp4_tables);
 KP_DECLARE(kp5_120, kp5_tables);
 KP_DECLARE(kp6_120, kp5_tables);
+KP_DECLARE(kp1_18, kp1_18_tables);
+KP_DECLARE(kp2_18, kp2_18_tables);
+KP_DECLARE(kp3_18, kp3_18_tables);
+KP_DECLARE(kp4_18, kp3_18_tables);
 
 /* Its functions, out of its find and after. */
 #define KP_DEFINE(NAME, LEAST, PIECE) KP_DEFINE_MARGIN(NAME, LEAST, PIECE, KP_MARGIN)
 
 #define KP_DEFINE_MARGIN(NAME, LEAST, PIECE, MARGIN)                                               \
+    KP_DEFINE_ENTER(NAME, LEAST, PIECE, MARGIN, kp_enter)
+
+#define KP_DEFINE_ENTER(NAME, LEAST, PIECE, MARGIN, ENTER)                                         \
     static const ls_matcher NAME##_matcher = {                                                     \
-        NAME##_find, NAME##_after, kp_enter, sizeof(((NAME##_state *)0)->tables),                  \
+        NAME##_find, NAME##_after, ENTER, sizeof(((NAME##_state *)0)->tables),                     \
         MARGIN,      LEAST,        PIECE};                                                         \
     void ls_##NAME##_begin(const ls_model *model, void *state, const ls_span *span) {              \
         NAME##_state *k = state;                                                                   \
@@ -217,9 +237,11 @@ KP_DECLARE(kp6_120, kp5_tables);
 /* What differs between releases, newest first: since 1.15.15; since 1.14.4; since 1.9; before. */
 enum ls_kp7_age { KP7_SINCE_115_15, KP7_SINCE_114_4, KP7_SINCE_19, KP7_UNTIL_18 };
 
+#define KP7_BY_ENTROPY 2 /* 1.14.0: in bits that a byte takes on average */
+
 typedef struct ls_kp7_parameters {
     uint16_t lazy, nice, chain;
-    uint8_t weighs;      /* level 9: matches are weighed in bits */
+    uint8_t weighs;      /* level 9: matches are weighed in bits; or KP7_BY_ENTROPY */
     uint8_t unlimited;   /* ls_go_code_120 makes that code */
     uint32_t sample;     /* bytes of the window that the code for it is made of */
     uint8_t cost, least; /* bits that a match costs at least, and that it has to save beyond that */
@@ -242,6 +264,7 @@ typedef struct ls_kp7 {
     uint16_t misses;
     uint8_t waiting; /* the byte before index is no token yet */
     uint8_t weights[256];
+    uint32_t bits; /* KP7_BY_ENTROPY: of a byte */
     uint32_t queued, taken;
     ls_token queue[KP7_QUEUE];
     uint32_t crc[4][256];               /* up to 1.8: of a byte and so many behind it */
@@ -255,7 +278,8 @@ int ls_kp7_make(const ls_model *model, void *state, ls_asking *a, size_t count, 
 int ls_kp7_skip(const ls_model *model, void *state, size_t size);
 
 extern const ls_kp7_parameters ls_kp7_level7, ls_kp7_level8, ls_kp7_level9, ls_kp7_level9_whole,
-    ls_kp7_level9_120, ls_kp7_level7_114, ls_kp7_level8_114, ls_kp7_level9_114, ls_kp7_level7_19,
-    ls_kp7_level8_19, ls_kp7_level9_19, ls_kp7_level7_18, ls_kp7_level8_18, ls_kp7_level9_18;
+    ls_kp7_level9_120, ls_kp7_level7_114, ls_kp7_level8_114, ls_kp7_level9_114, ls_kp7_level7_1140,
+    ls_kp7_level8_1140, ls_kp7_level9_1140, ls_kp7_level7_19, ls_kp7_level8_19, ls_kp7_level9_19,
+    ls_kp7_level7_18, ls_kp7_level8_18, ls_kp7_level9_18;
 
 #endif

@@ -113,7 +113,8 @@ extern const ls_model ls_models_none[];   /* id 1: literals only */
 extern const ls_model ls_models_zlib[];   /* ids 100 to 199, 460 to 479: zlib 1-9, gzip, pigz */
 extern const ls_model ls_models_golazy[]; /* ids 200 to 219: Go's compress/flate to 1.26, 2-9 */
 extern const ls_model ls_models_gofast[]; /* ids 220 to 229: its level 1 */
-extern const ls_model ls_models_kp[]; /* ids 300 to 369, 377 to 379: klauspost/compress, Go 1.27 */
+extern const ls_model
+    ls_models_kp[]; /* ids 300 to 369, 371 to 374, 377 to 379: klauspost/compress, Go 1.27 */
 extern const ls_model ls_models_kpgreedy[]; /* ids 375, 376: its levels 5 and 6 up to 1.8 */
 
 #endif

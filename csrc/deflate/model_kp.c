@@ -174,5 +174,12 @@ const ls_model ls_models_kp[] = {
     KP7_TOKENS(377, "kp7-1.8", ls_kp7_level7_18, trees, ls_go_codelen, KP7_BLOCK_TOKENS_19),
     KP7_TOKENS(378, "kp8-1.8", ls_kp7_level8_18, trees, ls_go_codelen, KP7_BLOCK_TOKENS_19),
     KP7_TOKENS(379, "kp9-1.8", ls_kp7_level9_18, trees, ls_go_codelen, KP7_BLOCK_TOKENS_19),
+    KP_FLAGGED(371, "kp1-1.8", kp1_18, 4, trees, ls_go_codelen, LS_MODEL_ALONE),
+    KP_FLAGGED(372, "kp2-1.8", kp2_18, 4, trees, ls_go_codelen, LS_MODEL_ALONE),
+    KP_FLAGGED(373, "kp3-1.8", kp3_18, 4, trees, ls_go_codelen, LS_MODEL_ALONE),
+    KP_FLAGGED(374, "kp4-1.8", kp4_18, 4, trees, ls_go_codelen, LS_MODEL_ALONE),
+    KP7_MODEL(327, "kp7-1.14.0", ls_kp7_level7_1140, trees, ls_go_codelen),
+    KP7_MODEL(328, "kp8-1.14.0", ls_kp7_level8_1140, trees, ls_go_codelen),
+    KP7_MODEL(329, "kp9-1.14.0", ls_kp7_level9_1140, trees, ls_go_codelen),
     {.id = 0},
 };

@@ -63,6 +63,32 @@ INLINE void enter(ls_kp7 *k, enum ls_kp7_age age) {
         insert(k, k->index, age);
 }
 
+/* log2 of n >= 1, times 2^32. */
+static uint64_t log2_of(uint32_t n) {
+    uint32_t whole = 31;
+    while (!(n >> whole))
+        whole--;
+    uint64_t x = (uint64_t)n << (31 - whole), part = 0;
+    for (int i = 0; i < 32; i++) {
+        x = x * x >> 31;
+        part = part << 1 | x >> 32;
+        x >>= x >> 32;
+    }
+    return (uint64_t)whole << 32 | part;
+}
+
+/* 1.14.0: the bits of a byte by the entropy of these, and one. Each value's share is rounded up. */
+static uint32_t entropy(const uint8_t *b, uint32_t n) {
+    uint32_t counts[256] = {0};
+    for (uint32_t i = 0; i < n; i++)
+        counts[b[i]]++;
+    uint64_t sum = 0;
+    for (int i = 0; i < 256; i++)
+        if (counts[i])
+            sum += (counts[i] * (log2_of(n) - log2_of(counts[i])) + 0xffffffff) >> 32;
+    return 1 + (uint32_t)(sum / n);
+}
+
 /* The window is where it must be for the loop at index. */
 static void move(ls_kp7 *k, const ls_kp7_parameters *p, int first) {
     int64_t since = (int64_t)k->index - k->origin, moved = 0;
@@ -76,6 +102,13 @@ static void move(ls_kp7 *k, const ls_kp7_parameters *p, int first) {
     int64_t end = base + 2 * WINDOW;
     k->window_end = end < (int64_t)k->end ? (uint32_t)end : k->end;
     k->insert_end = k->window_end < MIN_LENGTH - 1 ? 0 : k->window_end - (MIN_LENGTH - 1);
+    if (p->weighs == KP7_BY_ENTROPY) {
+        /* What is not followed by more is searched when the input ends, and nothing is measured then. */
+        int64_t from = first && moved ? base + WINDOW - LOOK + 1 : k->index;
+        int full = end < (int64_t)k->end && from >= 0 && from < end;
+        k->bits = full ? entropy(k->b + from, (uint32_t)(end - from)) : 8;
+        return;
+    }
     if (!p->weighs || k->index >= k->window_end)
         return;
     uint32_t counts[256] = {0}, stop = k->window_end;
@@ -102,6 +135,8 @@ static void put_literal(ls_kp7 *k, uint32_t p) {
  * distance, and of 32,768 those of symbol 14: the encoder looks it up that way. */
 static int32_t gain(const ls_kp7 *k, const ls_kp7_parameters *p, uint32_t pos, uint32_t length,
                     uint32_t dist) {
+    if (p->weighs == KP7_BY_ENTROPY)
+        return (int32_t)(length * k->bits) - (32 - __builtin_clz(dist));
     int32_t bits = 0;
     for (uint32_t i = 0; i < length; i++)
         bits += k->weights[k->b[pos + i]];
@@ -115,7 +150,8 @@ INLINE int find(const ls_kp7 *k, const ls_kp7_parameters *p, uint32_t pos, int64
                 uint32_t *dist) {
     uint32_t most = look < MAX_MATCH ? look : MAX_MATCH;
     uint32_t nice = p->nice < most ? p->nice : most, best = MIN_LENGTH - 1;
-    int32_t best_gain = p->least;
+    int32_t best_gain =
+        p->weighs == KP7_BY_ENTROPY ? (int32_t)(MIN_LENGTH * k->bits) - 12 : p->least;
     int found = 0;
     const uint8_t *here = k->b + pos;
     for (uint32_t tries = p->chain; tries; tries--) {
@@ -438,6 +474,12 @@ const ls_kp7_parameters ls_kp7_level9_whole = {258, 258, 1024, 1, 0, 65536, 3, 4
 const ls_kp7_parameters ls_kp7_level7_114 = {12, 16, 24, 0, 0, 0, 0, 0, KP7_SINCE_114_4};
 const ls_kp7_parameters ls_kp7_level8_114 = {30, 40, 64, 0, 0, 0, 0, 0, KP7_SINCE_114_4};
 const ls_kp7_parameters ls_kp7_level9_114 = {258, 258, 1024, 1, 0, 65536, 6, 0, KP7_SINCE_114_4};
+const ls_kp7_parameters ls_kp7_level7_1140 = {10, 12, 16, KP7_BY_ENTROPY, 0,
+                                              0,  0,  0,  KP7_SINCE_114_4};
+const ls_kp7_parameters ls_kp7_level8_1140 = {24, 32, 64, KP7_BY_ENTROPY, 0,
+                                              0,  0,  0,  KP7_SINCE_114_4};
+const ls_kp7_parameters ls_kp7_level9_1140 = {258, 258, 1024, KP7_BY_ENTROPY, 0,
+                                              0,   0,   0,    KP7_SINCE_114_4};
 const ls_kp7_parameters ls_kp7_level7_19 = {8, 24, 16, 0, 0, 0, 0, 0, KP7_SINCE_19};
 const ls_kp7_parameters ls_kp7_level8_19 = {16, 24, 64, 0, 0, 0, 0, 0, KP7_SINCE_19};
 const ls_kp7_parameters ls_kp7_level9_19 = {258, 258, 4096, 0, 0, 0, 0, 0, KP7_SINCE_19};

@@ -136,7 +136,8 @@ def test_the_plain_path_gives_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [221, 301, 304, 305, 306, 309, 313, 333, 334, 339, 363, 364, 365, 368, 378]
+    "model",
+    [221, 301, 304, 305, 306, 309, 313, 333, 334, 339, 363, 364, 365, 368, 371, 372, 374, 378],
 )
 def test_tokens_stand_for_the_content(replay: Path, model: int, tmp_path: Path) -> None:
     """By a decoder that shares nothing with the models."""
@@ -178,12 +179,18 @@ def test_a_strange_encoder_is_made_again_with_corrections(replay: Path) -> None:
         309,
         313,
         315,
+        327,
+        329,
         334,
         339,
         355,
         359,
         363,
         369,
+        371,
+        372,
+        373,
+        374,
         377,
     ):
         found = asked(replay, model, zlib, str(random.randrange(1, 100_000)))
