@@ -81,18 +81,25 @@ INLINE int ls_reaches(uint32_t s, uint32_t entry, uint32_t most) {
     return s + FAR - entry - 1 < most;
 }
 
+#ifdef LS_DEFLATE_SSE2
+/* Which of 32 bytes from s and t on are equal: a bit each, the first one's the lowest. */
+INLINE uint32_t equal_of_32(const uint8_t *b, uint32_t s, uint32_t t) {
+    __m128i x = _mm_loadu_si128((const __m128i *)(const void *)(b + s));
+    __m128i y = _mm_loadu_si128((const __m128i *)(const void *)(b + t));
+    __m128i x2 = _mm_loadu_si128((const __m128i *)(const void *)(b + s + 16));
+    __m128i y2 = _mm_loadu_si128((const __m128i *)(const void *)(b + t + 16));
+    return (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x, y)) |
+           (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x2, y2)) << 16;
+}
+#endif
+
 /* How many bytes from s and t on are equal, s + so many at most `end`. */
 INLINE uint32_t same(const uint8_t *b, uint32_t s, uint32_t t, uint32_t end) {
     uint32_t n = s;
 #ifdef LS_DEFLATE_SSE2
     /* Where most matches end, at one look: of how many bytes they are is nothing to be guessed. */
     if (n + 32 <= end) {
-        __m128i x = _mm_loadu_si128((const __m128i *)(const void *)(b + n));
-        __m128i y = _mm_loadu_si128((const __m128i *)(const void *)(b + t));
-        __m128i x2 = _mm_loadu_si128((const __m128i *)(const void *)(b + n + 16));
-        __m128i y2 = _mm_loadu_si128((const __m128i *)(const void *)(b + t + 16));
-        uint32_t equal = (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x, y)) |
-                         (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x2, y2)) << 16;
+        uint32_t equal = equal_of_32(b, n, t);
         if (equal != 0xffffffff)
             return (uint32_t)__builtin_ctz(~equal);
         n += 32;

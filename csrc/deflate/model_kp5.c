@@ -65,13 +65,7 @@ INLINE void by_end(const ls_chunks *c, uint32_t entry, uint32_t s0, uint32_t ski
 /* How many of 32 bytes are equal, counted from the first: what both have must be there. */
 INLINE uint32_t of_32(const uint8_t *b, uint32_t s, uint32_t t) {
 #ifdef LS_DEFLATE_SSE2
-    __m128i x = _mm_loadu_si128((const __m128i *)(const void *)(b + s));
-    __m128i y = _mm_loadu_si128((const __m128i *)(const void *)(b + t));
-    __m128i x2 = _mm_loadu_si128((const __m128i *)(const void *)(b + s + 16));
-    __m128i y2 = _mm_loadu_si128((const __m128i *)(const void *)(b + t + 16));
-    uint32_t equal = (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x, y)) |
-                     (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x2, y2)) << 16;
-    return (uint32_t)__builtin_ctzll(~(uint64_t)equal);
+    return (uint32_t)__builtin_ctzll(~(uint64_t)equal_of_32(b, s, t));
 #else
     return same(b, s, t, s + 32);
 #endif
@@ -192,6 +186,7 @@ INLINE int kp56_find(void *tables, ls_chunks *c, ls_match *m, int level, int end
             uint32_t back = s0 + l + FAR - kp_now(e);
             uint32_t in = (back - 1 < REACH - 1) & (back <= s0 + skipped - c->low);
             uint32_t other = s0 + skipped - (back & (0u - in));
+            /* As `by_end` finds it; seldom longer, and a look at all 32 bytes leaves nothing else to be guessed. */
             if ((of_32(b, s0 + skipped, other) & (0u - in)) > l)
                 by_end(c, kp_now(e), s0, skipped, &s, &t, &l);
         } else {
