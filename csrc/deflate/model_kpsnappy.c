@@ -40,6 +40,14 @@ INLINE int found_before(ls_chunks *c, ls_match *m) {
     return matched(c, m, c->s, entry);
 }
 
+/* The next position to search, unless the chunk ends before the one behind it. */
+INLINE int step_on(const ls_chunks *c, uint32_t *next, uint32_t *skip, uint32_t *s) {
+    *s = *next;
+    *next += *skip >> 5;
+    *skip += *skip >> 5;
+    return *next <= c->limit;
+}
+
 /* Levels 1 and 2: one position. A table of level 1 is of offsets in the chunk, 0 where nothing was entered. */
 INLINE uint32_t kp1_18_entry(const ls_chunks *c, uint32_t offset) {
     return c->from + offset + FAR;
@@ -54,17 +62,14 @@ INLINE int kp1_18_find(void *tables, ls_chunks *c, ls_match *m) {
     uint32_t next = c->s > c->from ? c->s : c->from + 1, skip = STEP_AFTER;
     if (next + 1 > c->limit)
         return 0;
-    for (;;) {
-        uint32_t s = next, v = le32(b + s), h = hash(v);
-        next = s + (skip >> 5);
-        skip += skip >> 5;
-        if (next > c->limit)
-            return 0;
+    for (uint32_t s; step_on(c, &next, &skip, &s);) {
+        uint32_t v = le32(b + s), h = hash(v);
         uint32_t entry = kp1_18_entry(c, table[h]);
         table[h] = (uint16_t)(s - c->from);
         if (ls_reaches(s, entry, KP_WINDOW) && equal(b, entry, v))
             return matched(c, m, s, entry);
     }
+    return 0;
 }
 
 INLINE void kp1_18_after(void *tables, ls_chunks *c, const ls_match *m) {
@@ -97,17 +102,14 @@ INLINE int kp2_18_find(void *tables, ls_chunks *c, ls_match *m) {
     uint32_t next = c->s, skip = STEP_AFTER;
     if (next + 1 > c->limit)
         return 0;
-    for (;;) {
-        uint32_t s = next, v = le32(b + s), h = hash(v);
-        next = s + (skip >> 5);
-        skip += skip >> 5;
-        if (next > c->limit)
-            return 0;
+    for (uint32_t s; step_on(c, &next, &skip, &s);) {
+        uint32_t v = le32(b + s), h = hash(v);
         uint32_t entry = table[h];
         table[h] = s + FAR;
         if (ls_reaches(s, entry, KP_WINDOW) && equal(b, entry, v))
             return matched(c, m, s, entry);
     }
+    return 0;
 }
 
 /* At a chunk's end the end of the match's source enters instead, if that is within the chunk. */
@@ -161,18 +163,15 @@ INLINE int kp34_18_find(ls_pair *table, ls_chunks *c, ls_match *m, int level) {
     uint32_t next = c->s, skip = STEP_AFTER;
     if (next + 1 > c->limit)
         return 0;
-    for (;;) {
-        uint32_t s = next, v = le32(b + s), h = hash(v);
-        next = s + (skip >> 5);
-        skip += skip >> 5;
-        if (next > c->limit)
-            return 0;
+    for (uint32_t s; step_on(c, &next, &skip, &s);) {
+        uint32_t v = le32(b + s), h = hash(v);
         ls_pair e = table[h];
         table[h] = e << 32 | (s + FAR);
         uint32_t entry = of_pair(c, e, s, v, reach, level);
         if (entry)
             return matched(c, m, s, entry);
     }
+    return 0;
 }
 
 INLINE void kp34_18_after(ls_pair *table, ls_chunks *c, const ls_match *m, int level) {

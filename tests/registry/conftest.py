@@ -1,4 +1,5 @@
-"""What several tests of the registry begin with: an image on disk, an upstream."""
+"""What several tests of the registry begin with: an image on disk, an upstream, an empty store and its
+registry."""
 
 from __future__ import annotations
 
@@ -7,7 +8,11 @@ from pathlib import Path
 
 import pytest
 from cli.small_images import BASE, TOP, Layout
+from registry.asgi import Client
 from remote import upstream as servers
+
+import layerstore
+from layerstore.registry import Registry
 
 
 @pytest.fixture
@@ -22,3 +27,14 @@ def layout(tmp_path: Path) -> Path:
 def upstream() -> Iterator[servers.Upstream]:
     with servers.upstream() as running:
         yield running
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[layerstore.Store]:
+    with layerstore.open(tmp_path / "store") as opened:
+        yield opened
+
+
+@pytest.fixture
+def client(store: layerstore.Store) -> Client:
+    return Client(Registry(store))

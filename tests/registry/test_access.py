@@ -48,12 +48,6 @@ def htpasswd(path, **users: str) -> str:
 
 
 @pytest.fixture
-def store(tmp_path):
-    with layerstore.open(tmp_path / "store") as opened:
-        yield opened
-
-
-@pytest.fixture
 def full(store):
     """A client who may do everything, to make what others may not see."""
     return Client(Registry(store))

@@ -10,16 +10,9 @@ import pytest
 from registry.asgi import Client
 from registry.test_registry import digest_of, image, push, put
 
-import layerstore
 from layerstore.registry import Config, Registry
 from layerstore.registry.config import LimitsConfig, MaintenanceConfig
 from layerstore.storage.uploads import ROOM
-
-
-@pytest.fixture
-def store(tmp_path):
-    with layerstore.open(tmp_path / "store") as opened:
-        yield opened
 
 
 def client_with(store, **limits) -> Client:

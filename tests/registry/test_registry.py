@@ -24,17 +24,6 @@ def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-@pytest.fixture
-def store(tmp_path):
-    with layerstore.open(tmp_path / "store") as opened:
-        yield opened
-
-
-@pytest.fixture
-def client(store):
-    return Client(Registry(store))
-
-
 def push(client: Client, data: bytes, name: str = "a/b") -> str:
     digest = digest_of(data)
     answer = client("POST", f"/v2/{name}/blobs/uploads/?digest={digest}", data)

@@ -23,12 +23,6 @@ CONFIG = descriptor(b"{}", "application/vnd.oci.image.config.v1+json")
 
 
 @pytest.fixture
-def store(tmp_path):
-    with layerstore.open(tmp_path / "store") as opened:
-        yield opened
-
-
-@pytest.fixture
 def client(store):
     made = Client(Registry(store))
     push(made, b"{}")

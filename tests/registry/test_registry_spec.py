@@ -15,7 +15,6 @@ from registry.asgi import Client
 from registry.test_mirror_workers import later
 from registry.test_registry import CONFIG, INDEX, MANIFEST, descriptor, digest_of, image, push, put
 
-import layerstore
 from layerstore.oci import repository as rules
 from layerstore.registry import Config, Registry
 from layerstore.registry.config import AccessConfig, LimitsConfig, MaintenanceConfig, Rule
@@ -24,17 +23,6 @@ __all__ = ["later"]
 DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 UPLOADS = "/v2/a/b/blobs/uploads/"
-
-
-@pytest.fixture
-def store(tmp_path):
-    with layerstore.open(tmp_path / "store") as opened:
-        yield opened
-
-
-@pytest.fixture
-def client(store):
-    return Client(Registry(store))
 
 
 def sha512_of(data: bytes) -> str:

@@ -37,17 +37,6 @@ UPLOADS = "/v2/a/b/blobs/uploads/"
 SIZE = 70_001
 
 
-@pytest.fixture
-def store(tmp_path):
-    with layerstore.open(tmp_path / "store") as opened:
-        yield opened
-
-
-@pytest.fixture
-def client(store) -> Client:
-    return Client(Registry(store))
-
-
 def files_of(store) -> list[str]:
     return os.listdir(os.path.join(store.path, "uploads"))
 
